@@ -1,0 +1,43 @@
+//! What the kernel says about a daemon's process.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// Facts about a process at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Resident memory in KiB.
+    pub rss_kib: u64,
+    /// The names of its threads.
+    pub threads: Vec<String>,
+}
+
+impl Status {
+    pub(crate) fn of(pid: u32) -> Self {
+        let path = PathBuf::from(format!("/proc/{pid}"));
+        let status = fs::read_to_string(path.join("status"))
+            .unwrap_or_else(|e| panic!("{}/status: {e}", path.display()));
+        let rss_kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("process {pid} has no VmRSS:\n{status}"));
+        let threads = fs::read_dir(path.join("task"))
+            .unwrap_or_else(|e| panic!("{}/task: {e}", path.display()))
+            // A thread may end between the listing and the look at its name.
+            .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect();
+        Status { rss_kib, threads }
+    }
+}
+
+/// The files mapped into a process, in the order of `/proc/<pid>/maps`.
+pub(crate) fn mapped_files(pid: u32) -> Vec<PathBuf> {
+    let path = format!("/proc/{pid}/maps");
+    let maps = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    maps.lines()
+        .filter_map(|line| line.find('/').map(|at| &line[at..]))
+        .map(|file| PathBuf::from(file.trim_end_matches(" (deleted)")))
+        .collect()
+}
