@@ -18,8 +18,21 @@ export LC_ALL=C.UTF-8
 TARBALL_NAME=collectd_5.12.0.orig.tar.xz
 TARBALL_SHA256=9ccc5ebb9884a8fca1c4cdbd48d45c5875d683330a482d09da4fe2c571f3b536
 
+# What a build needs; autoconf and automake bring perl.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libtool make patch
+	pkg-config xz-utils)
+
+# The plugins of the trees for comparisons, sanitizers and ci/series: few, so
+# that they build fast.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+FEW_PLUGINS=(aggregation contextswitch cpu csv df exec interface load logfile
+	match_regex memory swap syslog target_set threshold unixsock uptime users
+	write_log)
+
 # What a step (see below) knows of its script's variables.
-STEP_VARS=(ROOT BUILD LOG_DIR PATCH_DIR TARBALL_NAME TARBALL_SHA256 STEP_VARS)
+STEP_VARS=(ROOT BUILD LOG_DIR PATCH_DIR TARBALL_NAME TARBALL_SHA256 FEW_PLUGINS
+	STEP_VARS)
 
 die() {
 	echo "${0##*/}: $*" >&2
@@ -37,7 +50,7 @@ say() {
 
 # The log file of the step called $1.
 step_log() {
-	echo "$LOG_DIR/${1//[^A-Za-z0-9_.-]/-}.log"
+	echo "$LOG_DIR/$(tr -sc 'A-Za-z0-9_.=\n' - <<<"$1").log"
 }
 
 # try NAME COMMAND...: one step, with its output in a log file. Its line tells
@@ -249,4 +262,55 @@ apply_patch() {
 		echo "$said" >&2
 		die "does not apply: $2"
 	fi
+}
+
+list_files() {
+	(cd "$1" && find . -type f -printf '%P\0' | sort -z | xargs -0 sha256sum)
+}
+
+# update_tree NEW TREE: makes the sources in TREE those of NEW, touching only
+# files that differ, so that make builds only what depends on them. What make
+# has put into TREE stays. The names of changed files go to stdout; NEW is gone
+# afterwards. TREE.files lists the sources that TREE was made of.
+update_tree() {
+	local new=$1 tree=$2 name
+	list_files "$new" >"$tree.files.new"
+	if [ ! -d "$tree" ] || [ ! -f "$tree.files" ]; then
+		rm -rf "$tree"
+		mv "$new" "$tree"
+	else
+		comm -23 <(names "$tree.files") <(names "$tree.files.new") |
+			while read -r name; do
+				echo "$name"
+				rm -f "$tree/$name"
+			done
+		# A run cut off here finds the same files to copy again.
+		comm -13 <(sort "$tree.files") <(sort "$tree.files.new") | names |
+			while read -r name; do
+				echo "$name"
+				mkdir -p "$(dirname "$tree/$name")"
+				cp --preserve=mode "$new/$name" "$tree/$name"
+			done
+		rm -rf "$new"
+	fi
+	mv "$tree.files.new" "$tree.files"
+}
+
+# The names in a list of checksums.
+names() {
+	sed -E 's/^[0-9a-f]{64}  //' "$@" | sort
+}
+
+# generates_build: whether a name on stdin is that of an input of build.sh.
+generates_build() {
+	grep -qE '(^|/)(configure\.ac|Makefile\.am|build\.sh|version-gen\.sh|[^/]*\.m4)$'
+}
+
+# bootstrap TREE: generates configure and the files it needs.
+bootstrap() {
+	cd "$1"
+	./build.sh
+	# build.sh makes this file before those it depends on, and make would make
+	# it again, in the middle of a build, and then build all objects again.
+	touch src/config.h.in
 }
