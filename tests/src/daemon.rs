@@ -29,6 +29,9 @@ const START_STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a value may take to come.
 const VALUE_DEADLINE: Duration = Duration::from_secs(20);
 
+/// LISTVAL rounds times to milliseconds: by how much they may be ahead.
+const LISTVAL_ROUNDING: f64 = 0.0005;
+
 /// How many commands are remembered for the report.
 const REMEMBERED_COMMANDS: usize = 20;
 
@@ -411,12 +414,19 @@ impl Daemon {
     /// Waits until a value of the plugin comes that was read after this call.
     #[track_caller]
     pub fn wait_for_value_of(&self, plugin: &str) {
-        let now = SystemTime::now()
+        self.wait_for_value_since(plugin, SystemTime::now());
+    }
+
+    /// Waits until a value of the plugin comes that was read after `since`.
+    #[track_caller]
+    pub fn wait_for_value_since(&self, plugin: &str, since: SystemTime) {
+        let since = since
             .duration_since(UNIX_EPOCH)
             .expect("a clock after 1970")
             .as_secs_f64();
         eventually(&format!("a new value of {plugin}"), VALUE_DEADLINE, || {
-            self.last_value_of(plugin).filter(|time| *time > now)
+            self.last_value_of(plugin)
+                .filter(|time| *time > since + LISTVAL_ROUNDING)
         });
     }
 

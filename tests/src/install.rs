@@ -30,9 +30,9 @@ impl Variant {
     fn build_command(self) -> &'static str {
         match self {
             Variant::Patched => "ci/build",
-            Variant::Asan => "ci/build asan",
-            Variant::Tsan => "ci/build tsan",
-            Variant::Stock => "ci/build stock",
+            Variant::Asan => "ci/build --sanitize=address",
+            Variant::Tsan => "ci/build --sanitize=thread",
+            Variant::Stock => "ci/build --stock",
         }
     }
 

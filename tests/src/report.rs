@@ -101,7 +101,7 @@ fn gdb(report: &mut String, title: &str, target: &[&str]) {
         ])
         .args([
             "-ex",
-            "set pagination off",
+            "set print frame-arguments none",
             "-ex",
             "thread apply all backtrace",
         ])

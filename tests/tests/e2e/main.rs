@@ -1,3 +1,13 @@
 //! End-to-end tests against real daemons, each in a directory of its own.
 
+mod busy;
+mod churn;
+mod client;
+mod gate;
 mod harness;
+mod lifecycle;
+mod others;
+mod peers;
+mod refusals;
+mod startup;
+mod threads;

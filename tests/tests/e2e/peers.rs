@@ -1,0 +1,43 @@
+//! Who may do what on the control socket.
+
+use collectd_live_tests::{Daemon, Variant};
+
+/// Proves that a user who can open the socket but is neither root nor the
+/// daemon's may see names and states, and nothing else; and may change nothing.
+#[test]
+fn an_unprivileged_user_may_list_names_and_states_only() {
+    let daemon = Daemon::builder(Variant::Patched)
+        .open_to_all_users()
+        .load_plugin("memory")
+        .available("cpu")
+        .start();
+
+    let listing = daemon.collectdctl_as_nobody(&["listplugins"]);
+    assert_eq!(listing.code, Some(0), "{listing:?}");
+    assert!(
+        listing
+            .stdout
+            .lines()
+            .any(|line| line.trim() == "memory READY"),
+        "no line has just the name and the state: {listing:?}"
+    );
+    assert!(
+        !listing.stdout.contains('='),
+        "an unprivileged user sees too much: {listing:?}"
+    );
+
+    for args in [
+        ["loadplugin", "cpu"],
+        ["unloadplugin", "memory"],
+        ["reloadplugin", "memory"],
+    ] {
+        let refused = daemon.collectdctl_as_nobody(&args);
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    }
+    daemon.assert_gone("cpu");
+    let memory = daemon.assert_state("memory", "READY");
+    assert_eq!(memory.field("generation"), "1");
+    daemon.wait_for_value_of("memory");
+    daemon.stop();
+}

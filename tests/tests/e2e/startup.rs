@@ -1,0 +1,129 @@
+//! A daemon that never uses the new commands behaves as stock does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use collectd_live_tests::{eventually, Daemon, Variant};
+
+/// What one run of a daemon left behind.
+struct Run {
+    /// The log, in order, without the values that write_log puts in it.
+    log: Vec<String>,
+    /// The identifiers in the order in which write_log first saw them.
+    order: Vec<String>,
+    /// The identifiers that LISTVAL gives.
+    listed: BTreeSet<String>,
+    /// The files that csv wrote, without the date.
+    files: BTreeSet<String>,
+}
+
+/// One reader and one writer, so that the order of what happens is fixed.
+fn run(variant: Variant) -> Run {
+    let builder = Daemon::builder(variant)
+        .log_option("Timestamp false")
+        .option("ReadThreads 1")
+        .option("WriteThreads 1");
+    let data = builder.path("csv");
+    let daemon = builder
+        .load_plugin("cpu")
+        .load_plugin("memory")
+        .load_plugin("load")
+        .load_plugin("uptime")
+        .load_plugin("write_log")
+        .load_plugin("csv")
+        .plugin_block(
+            "cpu",
+            "ReportByCpu true\nReportByState true\nUnknownOption true",
+        )
+        .plugin_block("csv", &format!("DataDir \"{}\"", data.display()))
+        .plugin_block("nosuch", "Option true")
+        .start();
+    // The last reader has had two turns.
+    for _ in 0..2 {
+        daemon.wait_for_value_of("uptime");
+    }
+    let files = eventually("the files of csv", Duration::from_secs(20), || {
+        let files = csv_files(&data);
+        files
+            .iter()
+            .any(|file| file.starts_with("uptime/"))
+            .then_some(files)
+    });
+    let listed = daemon.listval().into_keys().collect();
+    let directory = daemon.path("").display().to_string();
+    let log = daemon.stop();
+
+    let (values, log): (Vec<String>, Vec<String>) = log
+        .lines()
+        .map(|line| line.replace(&directory, "DIR/"))
+        // The values of one round: write_log puts "write_log values:" first.
+        .partition(|line| line.contains("write_log values:") || line.starts_with("testhost."));
+    let mut order: Vec<String> = Vec::new();
+    for identifier in values
+        .iter()
+        .filter_map(|line| line.split(' ').find(|w| w.starts_with("testhost.")))
+    {
+        if !order.iter().any(|seen| seen == identifier) {
+            order.push(identifier.to_owned());
+        }
+    }
+    Run {
+        log,
+        order,
+        listed,
+        files,
+    }
+}
+
+/// The files below csv's directory, as "<plugin>/<type>".
+fn csv_files(data: &Path) -> BTreeSet<String> {
+    let list = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten();
+        entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect::<Vec<_>>()
+    };
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    list(&data.join("testhost"))
+        .iter()
+        .flat_map(|plugin| {
+            list(plugin)
+                .into_iter()
+                .map(move |file| (plugin.clone(), file))
+        })
+        .map(|(plugin, file)| {
+            let file = name(&file);
+            // "-2026-11-22" at the end is the day.
+            let kind = file
+                .get(..file.len().saturating_sub(11))
+                .unwrap_or_default();
+            format!("{}/{kind}", name(&plugin))
+        })
+        .collect()
+}
+
+/// Proves that the patched daemon gives stock's log lines in stock's order and
+/// stock's values, when both run side by side with the same configuration.
+#[test]
+fn start_up_gives_the_log_lines_and_values_of_stock() {
+    let stock = run(Variant::Stock);
+    let patched = run(Variant::Patched);
+    assert_eq!(patched.log, stock.log, "the log lines differ");
+    assert!(
+        !stock.order.is_empty(),
+        "write_log wrote nothing that was understood"
+    );
+    assert_eq!(
+        patched.order, stock.order,
+        "the order of the values differs"
+    );
+    assert_eq!(patched.listed, stock.listed, "the values differ");
+    assert_eq!(patched.files, stock.files, "the files of csv differ");
+}
