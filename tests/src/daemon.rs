@@ -163,6 +163,31 @@ impl Builder {
     /// If it does not come up, with everything it said.
     #[track_caller]
     pub fn start(self) -> Daemon {
+        let daemon = self.spawn();
+        daemon.wait_until_up();
+        daemon
+    }
+
+    /// Starts a daemon that is to end at once, and returns its exit status, log
+    /// and standard error.
+    ///
+    /// # Panics
+    /// If it does not end.
+    #[track_caller]
+    pub fn start_in_vain(self) -> (ExitStatus, String, String) {
+        let daemon = self.spawn();
+        let status = eventually("the daemon's end", START_STOP_DEADLINE, || {
+            daemon.exit_status()
+        });
+        let stderr = fs::read(daemon.path("stderr")).expect("the daemon's standard error");
+        (
+            status,
+            daemon.log(),
+            String::from_utf8_lossy(&stderr).into_owned(),
+        )
+    }
+
+    fn spawn(self) -> Daemon {
         let this = self.available("logfile").available("unixsock");
         let configuration = this.configuration();
         let dir = this.dir.path();
@@ -189,16 +214,14 @@ impl Builder {
             .unwrap_or_else(|e| panic!("starting {}: {e}", program.display()));
         allow_core(child.id());
 
-        let daemon = Daemon {
+        Daemon {
             pid: child.id(),
             child: Mutex::new(child),
             variant: this.variant,
             prefix: this.prefix,
             dir: this.dir,
             history: Mutex::new(VecDeque::new()),
-        };
-        daemon.wait_until_up();
-        daemon
+        }
     }
 }
 
