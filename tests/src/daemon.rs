@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -221,6 +221,7 @@ impl Builder {
             prefix: this.prefix,
             dir: this.dir,
             history: Mutex::new(VecDeque::new()),
+            connections: Mutex::new(Vec::new()),
         }
     }
 }
@@ -235,6 +236,8 @@ pub struct Daemon {
     prefix: PathBuf,
     dir: TempDir,
     history: Mutex<VecDeque<String>>,
+    /// Idle connections to the control socket.
+    connections: Mutex<Vec<Connection>>,
 }
 
 /// What `collectdctl` did.
@@ -281,19 +284,30 @@ impl Daemon {
         provide(name, self.variant, &self.prefix, &self.path("plugins"));
     }
 
-    /// Sends one control line on a connection of its own.
+    /// Sends one control line, on a connection that no other thread uses
+    /// meanwhile.
     ///
     /// # Panics
     /// If there is no answer.
     #[track_caller]
     pub fn ctl(&self, line: &str) -> Reply {
-        let answer =
-            Connection::open(&self.socket()).and_then(|mut connection| connection.command(line));
+        let idle = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let mut connection = idle.unwrap_or_else(|| self.connect());
+        let answer = connection.command(line);
         self.remember(line, &format!("{answer:?}"));
-        answer.unwrap_or_else(|e| panic!("no answer to {}: {e}", shorten(line)))
+        let reply = answer.unwrap_or_else(|e| panic!("no answer to {}: {e}", shorten(line)));
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+        reply
     }
 
-    /// Opens a connection for several commands.
+    /// Opens a connection of one's own.
     ///
     /// # Panics
     /// If the daemon does not accept it.
@@ -592,7 +606,7 @@ impl Daemon {
             None => report::live_backtrace(&mut text, self.pid),
             Some(status) => {
                 writeln!(text, "ended: {status}").expect("writing to a string cannot fail");
-                if !status.success() {
+                if status.signal().is_some() {
                     let program = self.prefix.join("sbin/collectd");
                     report::core_backtrace(&mut text, &program, self.dir.path());
                 }
@@ -702,7 +716,7 @@ fn sanitizer_options(variant: Variant, dir: &Path) -> Vec<(&'static str, String)
                 "ASAN_OPTIONS",
                 // Freed memory is kept back to find late uses of it; a small
                 // amount, so that growth of the process means something.
-                format!("log_path={log}:detect_leaks=1:handle_abort=1:quarantine_size_mb=4"),
+                format!("log_path={log}:detect_leaks=1:handle_abort=1:quarantine_size_mb=1"),
             ),
             (
                 "LSAN_OPTIONS",
