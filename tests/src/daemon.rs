@@ -41,6 +41,7 @@ pub struct Builder {
     variant: Variant,
     prefix: PathBuf,
     dir: TempDir,
+    interval: String,
     options: String,
     plugins: String,
     socket_options: String,
@@ -59,7 +60,8 @@ impl Builder {
             variant,
             prefix,
             dir,
-            options: String::from("Interval 0.1\n"),
+            interval: String::from("0.1"),
+            options: String::new(),
             plugins: String::new(),
             socket_options: String::new(),
             log_options: String::new(),
@@ -69,6 +71,12 @@ impl Builder {
     /// The path of a file in the daemon's private directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Sets the global interval, which is 0.1 seconds otherwise.
+    pub fn interval(mut self, seconds: &str) -> Self {
+        self.interval = seconds.to_owned();
+        self
     }
 
     /// Adds a global option, for example `WriteThreads 1`.
@@ -135,6 +143,7 @@ impl Builder {
              BaseDir \"{dir}\"\n\
              PluginDir \"{dir}/plugins\"\n\
              TypesDB \"{}/share/collectd/types.db\"\n\
+             Interval {}\n\
              {}\
              LoadPlugin logfile\n\
              <Plugin logfile>\n\
@@ -150,6 +159,7 @@ impl Builder {
              </Plugin>\n\
              {}",
             self.prefix.display(),
+            self.interval,
             self.options,
             self.log_options,
             self.socket_options,

