@@ -36,3 +36,13 @@ fn a_value_put_in_can_be_read_back() {
     assert!(!daemon.is_mapped("cpu"));
     daemon.stop();
 }
+
+/// Proves that a leak in a plugin makes a test fail: without this, the tests
+/// under AddressSanitizer would prove nothing.
+#[test]
+#[should_panic(expected = "LeakSanitizer: detected memory leaks")]
+fn a_leak_is_noticed_at_the_end() {
+    let daemon = Daemon::builder(Variant::Asan).load_plugin("leak").start();
+    daemon.wait_for_value_of("leak");
+    daemon.stop();
+}

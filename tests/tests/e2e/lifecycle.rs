@@ -165,7 +165,8 @@ fn a_reload_puts_the_new_configuration_in_force() {
 }
 
 /// Proves that a reload with a configuration that the plugin refuses puts the
-/// old one back in force, and says so.
+/// old one back in force, and says so; and that one that does not parse changes
+/// nothing.
 #[test]
 fn a_reload_that_fails_puts_the_old_configuration_back() {
     let daemon = daemon_with_others().available("badconfig").start();
@@ -183,7 +184,7 @@ fn a_reload_that_fails_puts_the_old_configuration_back() {
 
     daemon
         .reload("badconfig", &[("config", "Number 8\nNumber")])
-        .expect_refused(&["line 2", "old configuration"]);
+        .expect_refused(&["badconfig", "line 2"]);
     daemon.assert_state("badconfig", "READY");
     daemon.wait_for_value_of("badconfig");
     assert_eq!(daemon.getval("badconfig/count"), Some(7.0));
