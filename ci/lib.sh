@@ -23,12 +23,34 @@ TARBALL_SHA256=9ccc5ebb9884a8fca1c4cdbd48d45c5875d683330a482d09da4fe2c571f3b536
 BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libtool make patch
 	pkg-config xz-utils)
 
+# The plugins that build on a bare machine. Named one by one, so that the
+# result does not depend on which libraries the machine happens to have.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+ALL_PLUGINS=(aggregation apcups battery buddyinfo cgroups check_uptime chrony
+	conntrack contextswitch cpu cpufreq cpusleep csv df disk drbd email entropy
+	ethstat exec fhcount filecount fscache hddtemp hugepages infiniband interface
+	ipc ipvs irq load logfile logparser madwifi match_empty_counter match_hashed
+	match_regex match_timediff match_value mbmon mcelog md mdevents memcached
+	memory multimeter network nfs notify_nagios ntpd numa olsrd openvpn
+	pcie_errors powerdns processes protocols serial statsd swap synproxy syslog
+	table tail tail_csv target_notification target_replace target_scale target_set
+	target_v5upgrade tcpconns teamspeak2 ted thermal threshold turbostat ubi
+	unixsock uptime users uuid vmem vserver wireless write_graphite
+	write_influxdb_udp write_log write_sensu write_syslog write_tsdb zfs_arc
+	zookeeper)
+
 # The plugins of the trees for comparisons, sanitizers and ci/series: few, so
 # that they build fast.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
 FEW_PLUGINS=(aggregation contextswitch cpu csv df exec interface load logfile
 	match_regex memory swap syslog target_set threshold unixsock uptime users
 	write_log)
+
+# Plugins are named one by one, bindings would need their languages, and
+# upstream's tests run the same whether or not the machine has valgrind.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+CONFIGURE_OPTIONS=(--disable-static --disable-all-plugins --without-java
+	--without-perl-bindings ac_cv_path_VALGRIND=)
 
 # What a step (see below) knows of its script's variables.
 STEP_VARS=(ROOT BUILD LOG_DIR PATCH_DIR TARBALL_NAME TARBALL_SHA256 FEW_PLUGINS
@@ -169,8 +191,7 @@ need_source() {
 
 verify_tarball() {
 	local sum
-	sum=$(sha256sum <"$1")
-	sum=${sum%% *}
+	sum=$(digest <"$1")
 	if [ "$sum" != "$TARBALL_SHA256" ]; then
 		die "wrong checksum, not used: $1
   expected sha256 $TARBALL_SHA256
@@ -264,6 +285,11 @@ apply_patch() {
 	fi
 }
 
+# The checksum of stdin.
+digest() {
+	sha256sum | cut -d' ' -f1
+}
+
 list_files() {
 	(cd "$1" && find . -type f -printf '%P\0' | sort -z | xargs -0 sha256sum)
 }
@@ -302,8 +328,9 @@ names() {
 }
 
 # generates_build: whether a name on stdin is that of an input of build.sh.
+# What is made from Makefile.am make itself makes again.
 generates_build() {
-	grep -qE '(^|/)(configure\.ac|Makefile\.am|build\.sh|version-gen\.sh|[^/]*\.m4)$'
+	grep -qE '(^|/)(configure\.ac|build\.sh|version-gen\.sh|[^/]*\.m4)$'
 }
 
 # bootstrap TREE: generates configure and the files it needs.
