@@ -1,5 +1,5 @@
 /* Reports how many bytes the process has allocated: what it holds, not what
- * the allocator or a sanitizer keeps back. */
+ * the allocator keeps back. For AddressSanitizer's allocator only. */
 
 #include "collectd.h"
 
@@ -8,21 +8,12 @@
 
 #include "dispatch_count.h"
 
-#ifdef __SANITIZE_ADDRESS__
 /* gcc's library has this, but gcc does not install the header of it. */
 size_t __sanitizer_get_current_allocated_bytes(void);
 
-static size_t allocated(void) {
-  return __sanitizer_get_current_allocated_bytes();
-}
-#else
-#include <malloc.h>
-
-static size_t allocated(void) { return mallinfo2().uordblks; }
-#endif
-
 static int heap_read(void) {
-  return dispatch_count("heap", "", (gauge_t)allocated());
+  return dispatch_count("heap", "",
+                        (gauge_t)__sanitizer_get_current_allocated_bytes());
 }
 
 void module_register(void) { plugin_register_read("heap", heap_read); }

@@ -8,8 +8,9 @@
 
 #include "dispatch_count.h"
 
+static void *volatile lost; /* so that the compiler keeps malloc() */
+
 static int leak_read(void) {
-  static void *volatile lost;
   lost = malloc(100);
   lost = NULL;
   return dispatch_count("leak", "", 1);
