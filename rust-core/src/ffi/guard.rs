@@ -1,0 +1,67 @@
+//! Stops panics at the boundary.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use super::status::cl_status;
+use crate::monitor::Monitor;
+
+/// Runs the body of an entry point that has a monitor, with its way of logging.
+pub(super) fn with_monitor(
+    place: &'static str,
+    monitor: &Monitor,
+    body: impl FnOnce() -> Result<(), cl_status>,
+) -> cl_status {
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        let _entered = monitor.enter();
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(result) => cl_status::from(result),
+            Err(panic) => {
+                monitor.failed(place, &*panic);
+                cl_status::CL_STATUS_PANIC
+            }
+        }
+    }));
+    // A panic while a panic is reported leaves nobody to report it to.
+    caught.unwrap_or(cl_status::CL_STATUS_PANIC)
+}
+
+/// Runs the body of an entry point that has no monitor.
+pub(super) fn without_monitor(body: impl FnOnce() -> Result<(), cl_status>) -> cl_status {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => cl_status::from(result),
+        Err(_) => cl_status::CL_STATUS_PANIC,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::Daemon;
+    use crate::fake::FakeDaemon;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_panic_becomes_a_status_a_line_and_a_failed_monitor() {
+        let daemon = Arc::new(FakeDaemon::new("h"));
+        let monitor = Monitor::new(Arc::clone(&daemon) as Arc<dyn Daemon>, "/helper".into());
+        let status = with_monitor("cl_test", &monitor, || panic!("boom"));
+        assert_eq!(status, cl_status::CL_STATUS_PANIC);
+        assert_eq!(
+            daemon.count("failed in cl_test and is out of service: boom"),
+            1
+        );
+        assert_eq!(daemon.lines().len(), 1);
+        let status = with_monitor("cl_test", &monitor, || Ok(monitor.init()?));
+        assert_eq!(status, cl_status::CL_STATUS_FAILED);
+        assert_eq!(daemon.lines().len(), 1);
+    }
+
+    #[test]
+    fn a_panic_without_a_monitor_is_a_status() {
+        assert_eq!(
+            without_monitor(|| panic!("boom")),
+            cl_status::CL_STATUS_PANIC
+        );
+        assert_eq!(without_monitor(|| Ok(())), cl_status::CL_STATUS_OK);
+    }
+}

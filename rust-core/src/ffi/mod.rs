@@ -1,0 +1,18 @@
+//! What C calls, and safe wrappers of what C declares.
+//!
+//! The contract of the exported functions is `c-shim/README.md`.
+
+#![allow(unsafe_code, reason = "this module and `sys` are the boundary to C")]
+
+mod collectd;
+mod config;
+mod guard;
+mod monitor;
+pub(crate) mod os;
+mod status;
+
+pub use monitor::*;
+pub use status::cl_status;
+
+#[cfg(panic = "abort")]
+compile_error!("a panic has to unwind as far as the boundary to C, where it is caught");

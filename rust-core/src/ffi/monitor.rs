@@ -1,0 +1,183 @@
+//! The exported functions. Their contract as a whole is `c-shim/README.md`.
+
+use std::ffi::{c_char, CStr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::collectd::Collectd;
+use super::status::cl_status;
+use super::{config, guard};
+use crate::daemon::{Notification, Severity};
+use crate::monitor::Monitor;
+use crate::sys::{notification_t, oconfig_item_t};
+
+/// The monitor. Made by cl_monitor_new(), owned by whoever called that, ended by cl_monitor_free().
+#[allow(
+    non_camel_case_types,
+    reason = "exported functions and types take C names"
+)]
+pub struct cl_monitor(Monitor);
+
+/// Makes a monitor. It starts nothing.
+///
+/// Parameters: helper_path is the program collectd-live-runner, used where the configuration names no other;
+/// out is where to put the monitor.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_NULL; CL_STATUS_NOT_UTF8 if the path is not; CL_STATUS_PANIC.
+///
+/// Lifetimes: the path is copied. The monitor lives until cl_monitor_free().
+///
+/// # Safety
+/// helper_path is a string that ends in NUL, or NULL; out is valid for writing a pointer, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_new(
+    helper_path: *const c_char,
+    out: *mut *mut cl_monitor,
+) -> cl_status {
+    guard::without_monitor(|| {
+        if out.is_null() {
+            return Err(cl_status::CL_STATUS_NULL);
+        }
+        // SAFETY: The caller's promise.
+        let helper = PathBuf::from(unsafe { config::text(helper_path) }?);
+        let monitor = Box::new(cl_monitor(Monitor::new(Arc::new(Collectd), helper)));
+        // SAFETY: It is not NULL, and the caller's promise.
+        unsafe { out.write(Box::into_raw(monitor)) };
+        Ok(())
+    })
+}
+
+/// Takes the plugin's block of collectd.conf. Each mistake in it, and in the file that it names, is logged.
+///
+/// Parameters: block is the `<Plugin monitor>` block.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_CONFIGURATION if there are mistakes, or this is the second block;
+/// CL_STATUS_NOT_UTF8; CL_STATUS_STATE after init; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// Lifetimes: the block is copied.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; block is as liboconfig made it, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_configure(
+    monitor: *const cl_monitor,
+    block: *const oconfig_item_t,
+) -> cl_status {
+    // SAFETY: The caller's promise, for both.
+    let (Some(monitor), Some(block)) = (unsafe { monitor.as_ref() }, unsafe { block.as_ref() })
+    else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_configure", &monitor.0, || {
+        // SAFETY: The caller's promise.
+        let block = unsafe { config::block(block) }.inspect_err(|status| {
+            tracing::error!(?status, "the block <Plugin monitor> cannot be read");
+        })?;
+        Ok(monitor.0.configure(&block)?)
+    })
+}
+
+/// Starts what was configured: the helper, the threads, the connection. Does not wait for the broker.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_INIT if it could not be started, and nothing runs; CL_STATUS_STATE if it
+/// was started before; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_init(monitor: *const cl_monitor) -> cl_status {
+    // SAFETY: The caller's promise.
+    let Some(monitor) = (unsafe { monitor.as_ref() }) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_init", &monitor.0, || Ok(monitor.0.init()?))
+}
+
+/// Takes a notification. Does not block.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// Lifetimes: what is kept of the notification is copied.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; notification is one of the daemon's, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_notification(
+    monitor: *const cl_monitor,
+    notification: *const notification_t,
+) -> cl_status {
+    // SAFETY: The caller's promise, for both.
+    let (Some(monitor), Some(n)) = (unsafe { monitor.as_ref() }, unsafe {
+        notification.as_ref()
+    }) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_notification", &monitor.0, || {
+        let notification = Notification {
+            severity: match n.severity {
+                4 => Severity::Okay,
+                2 => Severity::Warning,
+                _ => Severity::Failure,
+            },
+            time: time(n.time),
+            message: field(&n.message),
+            host: field(&n.host),
+            plugin: field(&n.plugin),
+            plugin_instance: field(&n.plugin_instance),
+            type_: field(&n.type_),
+            type_instance: field(&n.type_instance),
+        };
+        Ok(monitor.0.notification(&notification)?)
+    })
+}
+
+/// Ends what runs, and joins every thread. Takes some seconds at most.
+///
+/// Returns: CL_STATUS_OK, also if nothing runs; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_shutdown(monitor: *const cl_monitor) -> cl_status {
+    // SAFETY: The caller's promise.
+    let Some(monitor) = (unsafe { monitor.as_ref() }) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_shutdown", &monitor.0, || {
+        monitor.0.shutdown();
+        Ok(())
+    })
+}
+
+/// Ends a monitor. One that still runs is shut down first. NULL is fine.
+///
+/// # Safety
+/// monitor is from cl_monitor_new(), not freed, and no other call with it is in progress; or it is NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_free(monitor: *mut cl_monitor) {
+    if monitor.is_null() {
+        return;
+    }
+    // There is nobody to tell that a destructor panicked; its threads have reported what happened to them.
+    let _: cl_status = guard::without_monitor(|| {
+        // SAFETY: The caller's promise.
+        drop(unsafe { Box::from_raw(monitor) });
+        Ok(())
+    });
+}
+
+/// A point in time that collectd counts in 2^-30 seconds.
+fn time(time: u64) -> SystemTime {
+    let nanoseconds = ((time & ((1 << 30) - 1)) * 1_000_000_000) >> 30;
+    UNIX_EPOCH + Duration::from_secs(time >> 30) + Duration::from_nanos(nanoseconds)
+}
+
+/// The text in a field. One that does not end in NUL fills it.
+fn field(field: &[c_char]) -> String {
+    let bytes: Vec<u8> = field.iter().map(|c| c.to_ne_bytes()[0]).collect();
+    match CStr::from_bytes_until_nul(&bytes) {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}

@@ -1,0 +1,402 @@
+//! The monitor as a whole, from configuration to shutdown.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, Sender};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::daemon::{Daemon, Notification};
+use crate::engine::Engine;
+use crate::logging::{Device, Entered, Logger, Threshold};
+use crate::remote::{Links, Remote};
+use crate::runner::Client;
+use crate::settings::{Block, Settings};
+use crate::threads::{self, Failure};
+
+/// How many messages may wait for the engine.
+const MESSAGES: usize = 64;
+/// How many reports may wait for the engine.
+const EVENTS: usize = 64;
+/// How many results may wait for the connection's thread, which only passes them on.
+const OUTCOMES: usize = 1024;
+/// How long a name lookup that hangs may hold up the shutdown.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the monitor did not do what it was asked. What exactly is wrong is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The settings are wrong.
+    Configuration,
+    /// It could not be started.
+    Init,
+    /// This is not the time for it.
+    State,
+    /// It has failed before and is out of service.
+    Failed,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Error::Configuration => "the settings are wrong",
+            Error::Init => "the monitor could not be started",
+            Error::State => "this is not the time for it",
+            Error::Failed => "the monitor has failed and is out of service",
+        })
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The monitor.
+pub struct Monitor {
+    daemon: Arc<dyn Daemon>,
+    helper: PathBuf,
+    failure: Arc<Failure>,
+    notifications: AtomicU64,
+    /// Where lines go. Its lock is only held to look at it, so that no callback waits for another.
+    logger: Mutex<Logger>,
+    /// How far the monitor is. Its lock is held while it starts.
+    phase: Mutex<Phase>,
+}
+
+enum Phase {
+    /// Waits for its configuration.
+    New,
+    /// Knows its settings, and has not started anything.
+    Configured(Box<Settings>),
+    /// Its threads run.
+    Running(Running),
+    /// Its threads are joined. It does not start again; a new one does.
+    Stopped,
+}
+
+struct Running {
+    /// Closed to stop the engine.
+    engine_stop: Sender<Infallible>,
+    engine: JoinHandle<()>,
+    remote: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+}
+
+impl Monitor {
+    /// A monitor of this daemon, which runs commands through the helper installed there.
+    pub fn new(daemon: Arc<dyn Daemon>, helper: PathBuf) -> Self {
+        // Until the settings say otherwise, mistakes in them go to the daemon's log.
+        let logger = Logger::new(Arc::clone(&daemon), Device::Collectd, Threshold::Warn);
+        Self {
+            failure: Arc::new(Failure::new(Arc::clone(&daemon))),
+            notifications: AtomicU64::new(0),
+            logger: Mutex::new(logger),
+            phase: Mutex::new(Phase::New),
+            daemon,
+            helper,
+        }
+    }
+
+    /// Makes the monitor's way of logging this thread's, for as long as the result lives.
+    pub fn enter(&self) -> Entered {
+        self.logger().enter()
+    }
+
+    /// Takes note of a panic that was caught. From here on the monitor does nothing.
+    pub fn failed(&self, place: &str, panic: &(dyn std::any::Any + Send)) {
+        self.failure.report(place, panic);
+    }
+
+    /// Takes its block of collectd.conf. Every mistake in it is logged.
+    pub fn configure(&self, block: &Block) -> Result<(), Error> {
+        self.in_service()?;
+        let mut phase = self.phase();
+        match &*phase {
+            Phase::New => {}
+            Phase::Configured(_) => {
+                error!("there are two <Plugin monitor> blocks; put everything into one");
+                return Err(Error::Configuration);
+            }
+            Phase::Running(_) | Phase::Stopped => return Err(Error::State),
+        }
+        let settings = Settings::read(block).map_err(|problems| {
+            for problem in problems.iter() {
+                error!("{problem}");
+            }
+            Error::Configuration
+        })?;
+        if settings.rules.is_some() {
+            warn!("LocalMonitorConfigDir is set, but this version does not run rules");
+        }
+        let logger = Logger::new(
+            Arc::clone(&self.daemon),
+            settings.device,
+            settings.threshold,
+        );
+        *lock(&self.logger) = logger;
+        *phase = Phase::Configured(Box::new(settings));
+        Ok(())
+    }
+
+    /// Starts what was configured. Nothing runs if this fails.
+    pub fn init(&self) -> Result<(), Error> {
+        self.in_service()?;
+        let mut phase = self.phase();
+        let settings = match std::mem::replace(&mut *phase, Phase::Stopped) {
+            Phase::Configured(settings) => settings,
+            Phase::New => {
+                error!("there is no <Plugin monitor> block, so there is nothing to do");
+                *phase = Phase::New;
+                return Err(Error::Init);
+            }
+            other => {
+                *phase = other;
+                return Err(Error::State);
+            }
+        };
+        let started = self.start(*settings, &self.logger()).map_err(|why| {
+            error!("cannot start: {why}");
+            Error::Init
+        });
+        *phase = Phase::Running(started?);
+        Ok(())
+    }
+
+    fn start(&self, settings: Settings, logger: &Logger) -> Result<Running, String> {
+        let host = self.daemon.hostname();
+        let remote = settings
+            .remote
+            .map(|remote| Remote::prepare(remote, &host))
+            .transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .thread_name("monitor-resolver")
+            .build()
+            .map_err(|error| format!("there is no event loop: {error}"))?;
+
+        let (events_in, events) = bounded(EVENTS);
+        let (messages_in, messages) = bounded(MESSAGES);
+        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
+        let (engine_stop, engine_stopped) = bounded::<Infallible>(0);
+
+        let helper = settings.helper.unwrap_or_else(|| self.helper.clone());
+        let runner = Client::start(helper, events_in, logger.clone(), Arc::clone(&self.failure))?;
+        let mut dropped = 0_u64;
+        let engine = Engine::new(
+            settings.services,
+            Box::new(runner),
+            Box::new(move |outcome| {
+                if outcomes_in.try_send(outcome).is_err() {
+                    dropped += 1;
+                    warn!(dropped, "a result was dropped, because nobody takes it");
+                }
+            }),
+        );
+        let thread_failed = |error| format!("no thread could be started: {error}");
+        let engine = threads::spawn("monitor-engine", logger, &self.failure, move || {
+            engine.run(&messages, events, &engine_stopped);
+        })
+        .map_err(thread_failed)?;
+        let mut running = Running {
+            engine_stop,
+            engine,
+            remote: None,
+        };
+
+        if let Some(remote) = remote {
+            let (stop, stopped) = watch::channel(false);
+            let links = Links {
+                daemon: Arc::clone(&self.daemon),
+                messages: messages_in,
+                outcomes,
+                stop: stopped,
+            };
+            let thread = threads::spawn("monitor-remote", logger, &self.failure, move || {
+                runtime.block_on(remote.run(links));
+                runtime.shutdown_timeout(RUNTIME_PATIENCE);
+            });
+            match thread {
+                Ok(thread) => running.remote = Some((stop, thread)),
+                Err(error) => {
+                    running.join();
+                    return Err(thread_failed(error));
+                }
+            }
+        }
+        info!("started");
+        Ok(running)
+    }
+
+    /// Takes a notification of the daemon. The rules that will look at it are not part of this version.
+    pub fn notification(&self, notification: &Notification) -> Result<(), Error> {
+        self.in_service()?;
+        let count = self.notifications.fetch_add(1, Ordering::Relaxed) + 1;
+        debug!(count, severity = ?notification.severity, plugin = notification.plugin, "notification");
+        Ok(())
+    }
+
+    /// Ends what runs, and joins every thread.
+    pub fn shutdown(&self) {
+        let phase = std::mem::replace(&mut *self.phase(), Phase::Stopped);
+        if let Phase::Running(running) = phase {
+            running.join();
+            info!("stopped");
+        }
+    }
+
+    fn in_service(&self) -> Result<(), Error> {
+        if self.failure.happened() {
+            Err(Error::Failed)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        lock(&self.phase)
+    }
+
+    fn logger(&self) -> Logger {
+        lock(&self.logger).clone()
+    }
+}
+
+/// A panic while a lock was held is reported where it is caught; what it protects is still good enough to stop.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // Threads must not outlive what they belong to.
+        self.shutdown();
+    }
+}
+
+impl Running {
+    /// First the engine, which tells how its commands ended; then the connection, which passes that on.
+    fn join(self) {
+        drop(self.engine_stop);
+        // A panic of a thread was reported by the thread.
+        drop(self.engine.join());
+        if let Some((stop, thread)) = self.remote {
+            if stop.send(true).is_err() {
+                debug!("the connection's thread has ended before");
+            }
+            drop(thread.join());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeDaemon;
+    use crate::settings::Value;
+
+    fn block() -> Block {
+        Block::option("Plugin", [Value::from("monitor")])
+    }
+
+    fn monitor() -> (Arc<FakeDaemon>, Monitor) {
+        let daemon = Arc::new(FakeDaemon::new("h"));
+        let monitor = Monitor::new(
+            Arc::clone(&daemon) as Arc<dyn Daemon>,
+            "/nonexistent/helper".into(),
+        );
+        (daemon, monitor)
+    }
+
+    #[test]
+    fn without_a_block_there_is_nothing_to_do() {
+        let (daemon, monitor) = monitor();
+        let _entered = monitor.enter();
+        assert_eq!(monitor.init(), Err(Error::Init));
+        assert_eq!(daemon.count("there is no <Plugin monitor> block"), 1);
+    }
+
+    #[test]
+    fn each_mistake_in_the_block_is_a_line_in_the_log() {
+        let (daemon, monitor) = monitor();
+        let _entered = monitor.enter();
+        let wrong = block().with("Hots", "h").with("QoS", 7.0);
+        assert_eq!(monitor.configure(&wrong), Err(Error::Configuration));
+        assert_eq!(daemon.lines().len(), 2);
+        assert_eq!(daemon.count("<Plugin monitor>: Hots: is not a setting"), 1);
+    }
+
+    #[test]
+    fn two_blocks_are_refused() {
+        let (_, monitor) = monitor();
+        let good = block().with("Host", "h").with("CommandTopic", "c");
+        assert_eq!(monitor.configure(&good), Ok(()));
+        assert_eq!(monitor.configure(&good), Err(Error::Configuration));
+    }
+
+    #[test]
+    fn a_missing_helper_is_named_and_nothing_runs() {
+        let (daemon, monitor) = monitor();
+        let good = block().with("Host", "h").with("CommandTopic", "c");
+        monitor.configure(&good).unwrap();
+        let _entered = monitor.enter();
+        assert_eq!(monitor.init(), Err(Error::Init));
+        assert_eq!(
+            daemon.count("cannot start: the helper /nonexistent/helper cannot be started: No such"),
+            1
+        );
+        assert_eq!(monitor.init(), Err(Error::State));
+        monitor.shutdown();
+    }
+
+    #[test]
+    fn a_program_that_is_no_helper_is_refused() {
+        let (daemon, monitor) = monitor();
+        let good = block()
+            .with("Host", "h")
+            .with("CommandTopic", "c")
+            .with("HelperPath", "/bin/true");
+        monitor.configure(&good).unwrap();
+        let _entered = monitor.enter();
+        assert_eq!(monitor.init(), Err(Error::Init));
+        assert_eq!(
+            daemon.count("the helper /bin/true does not work: it has ended at once"),
+            1
+        );
+    }
+
+    #[test]
+    fn after_a_panic_the_monitor_is_out_of_service_and_says_so_once() {
+        let (daemon, monitor) = monitor();
+        let _entered = monitor.enter();
+        let panic = std::panic::catch_unwind(|| panic!("what {}", "happened")).unwrap_err();
+        monitor.failed("a test", &*panic);
+        monitor.failed("a test", &*panic);
+        assert_eq!(daemon.lines().len(), 1);
+        assert_eq!(
+            daemon.count("failed in a test and is out of service: what happened"),
+            1
+        );
+        assert_eq!(daemon.notifications().len(), 1);
+        assert_eq!(monitor.configure(&block()), Err(Error::Failed));
+        assert_eq!(monitor.init(), Err(Error::Failed));
+        monitor.shutdown();
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_is_reported_like_any_other() {
+        let (daemon, monitor) = monitor();
+        let logger = monitor.logger();
+        let thread =
+            threads::spawn("some-thread", &logger, &monitor.failure, || panic!("boom")).unwrap();
+        thread.join().unwrap();
+        assert_eq!(
+            daemon.count("failed in some-thread and is out of service: boom"),
+            1
+        );
+        assert_eq!(monitor.init(), Err(Error::Failed));
+    }
+}

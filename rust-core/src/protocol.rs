@@ -1,0 +1,592 @@
+//! The messages: commands and configurations in, results out.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::clock::iso8601;
+use crate::json;
+
+/// The longest message that is looked at. A configuration may be long, a command never is.
+pub const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// The longest task id that is echoed, as it is written. Longer ones are taken for rubbish.
+const MAX_TASK_ID: usize = 1024;
+
+/// The name that a sender gave its task: a number of any size, or a string.
+///
+/// It is sent back byte for byte as it came. Two ids are equal if they are the same number as written or the
+/// same string, however that was escaped.
+#[derive(Clone)]
+pub struct TaskId {
+    raw: Box<RawValue>,
+    key: Key,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Number(String),
+    Text(String),
+}
+
+impl TaskId {
+    fn from_raw(raw: &RawValue) -> Option<Self> {
+        let text = raw.get();
+        let key = match text.as_bytes().first()? {
+            _ if text.len() > MAX_TASK_ID => return None,
+            b'"' => Key::Text(serde_json::from_str(text).ok()?),
+            b'-' | b'0'..=b'9' => Key::Number(text.to_owned()),
+            _ => return None,
+        };
+        Some(Self {
+            raw: raw.to_owned(),
+            key,
+        })
+    }
+}
+
+impl From<u64> for TaskId {
+    fn from(number: u64) -> Self {
+        let text = number.to_string();
+        let key = Key::Number(text.clone());
+        // Digits are JSON, so the fallback is never taken.
+        let raw = RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self { raw, key }
+    }
+}
+
+impl PartialEq for TaskId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for TaskId {}
+
+impl std::hash::Hash for TaskId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.raw.get())
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskId({self})")
+    }
+}
+
+/// What a message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// To run a command of a service.
+    Command {
+        /// The service's name.
+        service: String,
+        /// The command's name.
+        command: String,
+    },
+    /// To take a new collectd.conf. Its text may hold secrets and is not kept.
+    Configuration,
+}
+
+/// A message that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What the sender calls it.
+    pub task: TaskId,
+    /// When the sender sent it, as it was written.
+    pub timestamp: Option<String>,
+    /// What it asks for.
+    pub content: Content,
+}
+
+/// A message that was not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its task id, if that much could be read: then the sender is told.
+    pub task: Option<TaskId>,
+    /// What is wrong with it. Holds nothing of the message.
+    pub reason: &'static str,
+}
+
+impl Message {
+    /// Reads a message.
+    pub fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
+        let fail = |reason| Unreadable { task: None, reason };
+        if payload.len() > MAX_MESSAGE {
+            return Err(fail("it is too long"));
+        }
+        let text = std::str::from_utf8(payload).map_err(|_| fail("it is not UTF-8"))?;
+        let entries = json::entries(text).map_err(|_| fail("it is not a JSON object"))?;
+
+        let mut fields = Fields::default();
+        for (key, value) in entries {
+            fields.take(&key, value);
+        }
+        let Some(task) = fields.task.as_ref().and_then(|raw| TaskId::from_raw(raw)) else {
+            return Err(fail("it has no task_id that is a number or a string"));
+        };
+        let fail = |reason| Unreadable {
+            task: Some(task.clone()),
+            reason,
+        };
+        if let Some(reason) = fields.problem {
+            // Two different ids leave open which one to answer.
+            let task = (!fields.two_tasks).then_some(task);
+            return Err(Unreadable { task, reason });
+        }
+        let content = match (fields.service, fields.command, fields.has_config) {
+            (Some(service), Some(command), _) => Content::Command { service, command },
+            (None, None, true) => Content::Configuration,
+            (Some(_), None, _) => return Err(fail("it has a service, but no command")),
+            (None, Some(_), _) => return Err(fail("it has a command, but no service")),
+            (None, None, false) => return Err(fail("it has neither a command nor a config")),
+        };
+        Ok(Self {
+            task,
+            timestamp: fields.timestamp,
+            content,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    task: Option<&'a RawValue>,
+    two_tasks: bool,
+    timestamp: Option<String>,
+    service: Option<String>,
+    command: Option<String>,
+    has_config: bool,
+    problem: Option<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// Takes what is known. Other keys are left to versions to come.
+    fn take(&mut self, key: &str, value: &'a RawValue) {
+        let twice = match key {
+            "task_id" => {
+                self.two_tasks = self.task.replace(value).is_some();
+                self.two_tasks
+            }
+            "timestamp" => self.text(value, "its timestamp is not a string", |f| &mut f.timestamp),
+            "service" => self.text(value, "its service is not a string", |f| &mut f.service),
+            "command" => self.text(value, "its command is not a string", |f| &mut f.command),
+            "config" => {
+                let twice = self.has_config;
+                self.has_config = true;
+                if serde_json::from_str::<String>(value.get()).is_err() {
+                    self.problem = Some("its config is not a string");
+                }
+                twice
+            }
+            _ => false,
+        };
+        if twice {
+            // Readers disagree on which of two values counts, so neither does.
+            self.problem = Some("it has a key twice");
+        }
+    }
+
+    fn text(
+        &mut self,
+        value: &RawValue,
+        wrong: &'static str,
+        field: impl Fn(&mut Self) -> &mut Option<String>,
+    ) -> bool {
+        match serde_json::from_str(value.get()) {
+            Ok(text) => field(self).replace(text).is_some(),
+            Err(_) => {
+                self.problem = Some(wrong);
+                false
+            }
+        }
+    }
+}
+
+/// How a task ended, as the number in a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The exit status of the command, as a shell gives it.
+    Exit(u8),
+    /// What was asked for cannot be done by this version.
+    NotImplemented,
+    /// There is no usable configuration of services.
+    NoServices,
+    /// There is no such service.
+    NoSuchService,
+    /// The service has no such command.
+    NoSuchCommand,
+    /// A task with this id is running.
+    TaskRunning,
+    /// The message was not understood.
+    Unreadable,
+    /// The command was ended, because it took too long.
+    TimedOut,
+    /// Nobody knows how the command ended: its supervisor died, or the monitor was stopped.
+    Interrupted,
+    /// The command could not be started.
+    NotStarted,
+    /// Too many tasks are waiting.
+    Busy,
+    /// The broker had kept the message, and it may be of any age.
+    Retained,
+}
+
+impl Code {
+    /// The number.
+    pub fn number(self) -> u32 {
+        match self {
+            Code::Exit(status) => u32::from(status),
+            Code::NotImplemented => 0x1000,
+            Code::NoServices => 0x1001,
+            Code::NoSuchService => 0x1002,
+            Code::NoSuchCommand => 0x1003,
+            Code::TaskRunning => 0x1100,
+            Code::Unreadable => 0x3000,
+            Code::TimedOut => 0x3001,
+            Code::Interrupted => 0x3002,
+            Code::NotStarted => 0x3003,
+            Code::Busy => 0x3004,
+            Code::Retained => 0x3005,
+        }
+    }
+
+    /// What became of the task, in a word.
+    pub fn state(self) -> &'static str {
+        match self {
+            Code::Exit(_) => "finished",
+            Code::TimedOut => "timed-out",
+            Code::Interrupted => "interrupted",
+            Code::NotStarted => "not-started",
+            _ => "refused",
+        }
+    }
+}
+
+/// What is sent back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the sender calls the task.
+    pub task: TaskId,
+    /// What the command printed, or why there was none.
+    pub message: String,
+    /// How it ended.
+    pub code: Code,
+}
+
+#[derive(Serialize)]
+struct Wire<'a> {
+    task_id: &'a RawValue,
+    timestamp: String,
+    message: &'a str,
+    code: u32,
+    state: &'a str,
+    host: &'a str,
+}
+
+impl Outcome {
+    /// The result as it is published.
+    pub fn to_json(&self, host: &str, now: SystemTime) -> String {
+        let wire = Wire {
+            task_id: &self.task.raw,
+            timestamp: iso8601(now),
+            message: &self.message,
+            code: self.code.number(),
+            state: self.code.state(),
+            host,
+        };
+        // Strings and numbers can always be written.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct CommandWire<'a> {
+    task_id: &'a RawValue,
+    timestamp: String,
+    service: &'a str,
+    command: &'a str,
+}
+
+/// A command as a sender writes it.
+pub fn command_to_json(task: &TaskId, service: &str, command: &str, now: SystemTime) -> String {
+    let wire = CommandWire {
+        task_id: &task.raw,
+        timestamp: iso8601(now),
+        service,
+        command,
+    };
+    // Strings and numbers can always be written.
+    serde_json::to_string(&wire).unwrap_or_default()
+}
+
+/// A result as a sender reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which task it answers.
+    pub task: TaskId,
+    /// How that ended.
+    pub code: u32,
+    /// What the command printed.
+    pub message: String,
+}
+
+impl Answer {
+    /// Reads a result. Other messages on the topic are none.
+    pub fn parse(payload: &[u8]) -> Option<Self> {
+        let (mut task, mut code, mut message) = (None, None, None);
+        for (key, value) in json::entries(std::str::from_utf8(payload).ok()?).ok()? {
+            match key.as_str() {
+                "task_id" => task = TaskId::from_raw(value),
+                "code" => code = serde_json::from_str(value.get()).ok(),
+                "message" => message = serde_json::from_str(value.get()).ok(),
+                _ => {}
+            }
+        }
+        Some(Self {
+            task: task?,
+            code: code?,
+            message: message.unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn parse(text: &str) -> Result<Message, Unreadable> {
+        Message::parse(text.as_bytes())
+    }
+
+    fn reason(text: &str) -> (Option<String>, &'static str) {
+        let unreadable = parse(text).expect_err(text);
+        (
+            unreadable.task.map(|task| task.to_string()),
+            unreadable.reason,
+        )
+    }
+
+    #[test]
+    fn the_example_of_the_original_is_understood() {
+        let message = parse(
+            r#"{ "task_id": 3126260400, "timestamp": "2020-11-26T00:41:19Z",
+                 "service": "hello", "command": "exec" }"#,
+        )
+        .unwrap();
+        assert_eq!(message.task, TaskId::from(3_126_260_400));
+        assert_eq!(message.timestamp.as_deref(), Some("2020-11-26T00:41:19Z"));
+        let expected = Content::Command {
+            service: "hello".into(),
+            command: "exec".into(),
+        };
+        assert_eq!(message.content, expected);
+    }
+
+    #[test]
+    fn a_configuration_is_told_from_a_command() {
+        let message = parse(r#"{"task_id":1,"config":"LoadPlugin cpu\n"}"#).unwrap();
+        assert_eq!(message.content, Content::Configuration);
+        let both = parse(r#"{"task_id":1,"config":"","service":"s","command":"c"}"#).unwrap();
+        assert!(matches!(both.content, Content::Command { .. }));
+    }
+
+    #[test]
+    fn a_task_id_is_echoed_as_it_came() {
+        for id in [
+            "0",
+            "-1",
+            "1.50",
+            "1E400",
+            "4294967296",
+            "18446744073709551616",
+            "123456789012345678901234567890123456789012345678901234567890",
+            "\"a\"",
+            "\"\"",
+            r#""\u00e9\n""#,
+            "\"é\"",
+        ] {
+            let text = format!(r#"{{"task_id" : {id} ,"service":"s","command":"c"}}"#);
+            let message = parse(&text).unwrap();
+            let outcome = Outcome {
+                task: message.task,
+                message: String::new(),
+                code: Code::Exit(0),
+            };
+            let json = outcome.to_json("h", UNIX_EPOCH);
+            assert!(json.starts_with(&format!("{{\"task_id\":{id},")), "{json}");
+        }
+    }
+
+    #[test]
+    fn ids_are_equal_by_what_they_say() {
+        let id = |text: &str| {
+            parse(&format!(r#"{{"task_id":{text},"config":""}}"#))
+                .unwrap()
+                .task
+        };
+        assert_eq!(id(r#""\u0041""#), id("\"A\""));
+        assert_ne!(id("\"1\""), id("1"));
+        assert_ne!(id("9007199254740993"), id("9007199254740992"));
+    }
+
+    #[test]
+    fn rubbish_is_not_answered() {
+        for text in [
+            "",
+            "42",
+            "null",
+            "[]",
+            "\"x\"",
+            "{",
+            "{}",
+            "{\"task_id\":1}x",
+            "not JSON",
+        ] {
+            assert_eq!(reason(text).0, None, "{text}");
+        }
+        for id in ["null", "true", "[]", "{}", "[1]"] {
+            let text = format!(r#"{{"task_id":{id},"service":"s","command":"c"}}"#);
+            assert_eq!(
+                reason(&text),
+                (None, "it has no task_id that is a number or a string")
+            );
+        }
+        assert_eq!(reason(r#"{"service":"s","command":"c"}"#).0, None);
+        assert_eq!(
+            Message::parse(b"{\"task_id\":1,\"a\":\"\xff\"}")
+                .unwrap_err()
+                .reason,
+            "it is not UTF-8"
+        );
+        let long = format!(r#"{{"task_id":1,"config":"{}"}}"#, "x".repeat(MAX_MESSAGE));
+        assert_eq!(reason(&long), (None, "it is too long"));
+        let deep = format!(r#"{{"task_id":{}}}"#, "[".repeat(500_000));
+        assert_eq!(reason(&deep).0, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_where_the_task_id_can_be_read() {
+        let told = |rest: &str| {
+            let (task, reason) = reason(&format!(r#"{{"task_id":7{rest}}}"#));
+            assert_eq!(task.as_deref(), Some("7"));
+            reason
+        };
+        assert_eq!(told(""), "it has neither a command nor a config");
+        assert_eq!(
+            told(r#","service":"s""#),
+            "it has a service, but no command"
+        );
+        assert_eq!(
+            told(r#","command":"c""#),
+            "it has a command, but no service"
+        );
+        assert_eq!(
+            told(r#","service":1,"command":"c""#),
+            "its service is not a string"
+        );
+        assert_eq!(
+            told(r#","service":"s","command":null"#),
+            "its command is not a string"
+        );
+        assert_eq!(told(r#","config":{}"#), "its config is not a string");
+        assert_eq!(
+            told(r#","timestamp":5,"service":"s","command":"c""#),
+            "its timestamp is not a string"
+        );
+        assert_eq!(
+            told(r#","service":"s","command":"a","command":"b""#),
+            "it has a key twice"
+        );
+    }
+
+    #[test]
+    fn two_task_ids_leave_nobody_to_answer() {
+        let (task, why) = reason(r#"{"task_id":1,"task_id":2,"service":"s","command":"c"}"#);
+        assert_eq!((task, why), (None, "it has a key twice"));
+    }
+
+    #[test]
+    fn keys_of_other_versions_are_no_mistake() {
+        assert!(parse(r#"{"task_id":1,"service":"s","command":"c","later":{"x":[1]}}"#).is_ok());
+    }
+
+    #[test]
+    fn the_codes_are_those_of_the_original_and_then_ours() {
+        for (code, number, state) in [
+            (Code::Exit(0), 0, "finished"),
+            (Code::Exit(255), 255, "finished"),
+            (Code::NotImplemented, 0x1000, "refused"),
+            (Code::NoServices, 0x1001, "refused"),
+            (Code::NoSuchService, 0x1002, "refused"),
+            (Code::NoSuchCommand, 0x1003, "refused"),
+            (Code::TaskRunning, 0x1100, "refused"),
+            (Code::Unreadable, 0x3000, "refused"),
+            (Code::TimedOut, 0x3001, "timed-out"),
+            (Code::Interrupted, 0x3002, "interrupted"),
+            (Code::NotStarted, 0x3003, "not-started"),
+            (Code::Busy, 0x3004, "refused"),
+            (Code::Retained, 0x3005, "refused"),
+        ] {
+            assert_eq!((code.number(), code.state()), (number, state), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_has_the_fields_of_the_original() {
+        let outcome = Outcome {
+            task: TaskId::from(3_126_260_400),
+            message: "Hello \"World\"!\n\0".into(),
+            code: Code::Exit(3),
+        };
+        let json = outcome.to_json("node1", UNIX_EPOCH + Duration::from_secs(1_606_351_279));
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "task_id": 3_126_260_400_u64, "timestamp": "2020-11-26T00:41:19Z",
+                "message": "Hello \"World\"!\n\0", "code": 3, "state": "finished", "host": "node1",
+            })
+        );
+        let answer = Answer::parse(json.as_bytes()).unwrap();
+        assert_eq!((answer.task, answer.code), (outcome.task, 3));
+    }
+
+    #[test]
+    fn what_is_no_result_is_no_answer() {
+        for text in [
+            "",
+            "42",
+            "{}",
+            r#"{"task_id":1}"#,
+            r#"{"task_id":1,"code":-1}"#,
+            r#"{"code":1}"#,
+        ] {
+            assert_eq!(Answer::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_written_can_be_read() {
+        let json = command_to_json(&TaskId::from(5), "a\"b", "c", UNIX_EPOCH);
+        let message = parse(&json).unwrap();
+        assert_eq!(
+            message.content,
+            Content::Command {
+                service: "a\"b".into(),
+                command: "c".into()
+            }
+        );
+        assert_eq!(message.timestamp.as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
+}

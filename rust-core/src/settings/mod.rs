@@ -1,0 +1,660 @@
+//! What the monitor is told by its block in collectd.conf and by the JSON file named there.
+//!
+//! Settings are checked as a whole: [`Settings::read`] finds every mistake before it refuses.
+
+mod block;
+mod json;
+mod services;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use block::{Block, Value};
+pub(crate) use services::MAX_MAX_OUTPUT;
+pub use services::{CommandSpec, Program, Service, Services, ServicesSource};
+
+use crate::logging::{Device, Threshold};
+use crate::secret::Secret;
+use json::{Located, Node, Place};
+
+/// MQTT's quality of service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Qos {
+    /// 0
+    AtMostOnce,
+    /// 1
+    AtLeastOnce,
+    /// 2
+    #[default]
+    ExactlyOnce,
+}
+
+impl TryFrom<u8> for Qos {
+    type Error = ();
+
+    fn try_from(level: u8) -> Result<Self, ()> {
+        match level {
+            0 => Ok(Qos::AtMostOnce),
+            1 => Ok(Qos::AtLeastOnce),
+            2 => Ok(Qos::ExactlyOnce),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What the monitor is told.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where its log lines go.
+    pub device: Device,
+    /// Which of them.
+    pub threshold: Threshold,
+    /// The broker to take commands from, if any.
+    pub remote: Option<Remote>,
+    /// Where rules are, if any.
+    pub rules: Option<PathBuf>,
+    /// The commands that may be run.
+    pub services: ServicesSource,
+    /// The program that runs them, where it is not the installed one.
+    pub helper: Option<PathBuf>,
+}
+
+/// The broker and the topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How to talk TLS to it, if at all.
+    pub tls: Option<Tls>,
+    /// Who we are to it.
+    pub user: Option<String>,
+    /// How we prove that.
+    pub password: Option<Secret>,
+    /// Whether the broker is to forget about us when we go.
+    pub clean_session: bool,
+    /// The name of our session, where it is not made from the host's. `%h` stands for the host's.
+    pub client_id: Option<String>,
+    /// For subscribing and for results.
+    pub qos: Qos,
+    /// Where commands come from. `%h` stands for the name of the host.
+    pub command_topic: String,
+    /// Where results go, if anywhere. `%h` stands for the name of the host.
+    pub result_topic: Option<String>,
+    /// How long to wait between attempts to connect. Without it, longer and longer.
+    pub reconnect: Option<Duration>,
+    /// How often to see whether the broker is still there.
+    pub keep_alive: Duration,
+}
+
+/// Whom to trust, and how to be trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that may vouch for the broker, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A mistake in the settings, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file with line and column, or the block of collectd.conf; then the key.
+    pub place: String,
+    /// What is wrong. Holds no value of a string, which might be a secret.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// All mistakes in the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    list: Vec<Problem>,
+    /// The file that is being read.
+    file: PathBuf,
+}
+
+impl Problems {
+    /// Each mistake, in the order of the block and then of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter()
+    }
+
+    fn json(&mut self, at: Place, key: &str, what: impl Into<String>) {
+        let place = format!("{}:{at}: {key}", self.file.display());
+        self.list.push(Problem {
+            place,
+            what: what.into(),
+        });
+    }
+
+    fn block(&mut self, key: &str, what: impl Into<String>) {
+        self.list.push(Problem {
+            place: format!("<Plugin monitor>: {key}"),
+            what: what.into(),
+        });
+    }
+
+    fn file(&mut self, place: String, what: impl Into<String>) {
+        self.list.push(Problem {
+            place,
+            what: what.into(),
+        });
+    }
+
+    fn into_result<T>(self, value: T) -> Result<T, Self> {
+        if self.list.is_empty() {
+            Ok(value)
+        } else {
+            Err(self)
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings that both the block and the file may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Setting {
+    Host,
+    User,
+    Password,
+    Secure,
+    CaFile,
+    CertFile,
+    KeyFile,
+    CleanSession,
+    ClientId,
+    QoS,
+    CommandTopic,
+    CommandResultTopic,
+    ReconnectInterval,
+    KeepAlive,
+    LogDevice,
+    LogLevel,
+    LocalMonitorConfigDir,
+    HelperPath,
+}
+
+const KEYS: [(&str, Setting); 18] = [
+    ("Host", Setting::Host),
+    ("User", Setting::User),
+    ("Password", Setting::Password),
+    ("Secure", Setting::Secure),
+    ("CAFile", Setting::CaFile),
+    ("CertFile", Setting::CertFile),
+    ("KeyFile", Setting::KeyFile),
+    ("CleanSession", Setting::CleanSession),
+    ("ClientId", Setting::ClientId),
+    ("QoS", Setting::QoS),
+    ("CommandTopic", Setting::CommandTopic),
+    ("CommandResultTopic", Setting::CommandResultTopic),
+    ("ReconnectInterval", Setting::ReconnectInterval),
+    ("KeepAlive", Setting::KeepAlive),
+    ("LogDevice", Setting::LogDevice),
+    ("LogLevel", Setting::LogLevel),
+    ("LocalMonitorConfigDir", Setting::LocalMonitorConfigDir),
+    ("HelperPath", Setting::HelperPath),
+];
+
+impl Setting {
+    fn name(self) -> &'static str {
+        KEYS.iter()
+            .find(|(_, key)| *key == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+/// A checked value.
+#[derive(Clone, Debug)]
+enum Checked {
+    Text(String),
+    Flag(bool),
+    Qos(Qos),
+    Address(String, Option<u16>),
+    Interval(Duration),
+    Device(Device),
+    Threshold(Threshold),
+}
+
+type Given = BTreeMap<Setting, Checked>;
+
+/// A JSON file that holds no mistake.
+#[derive(Debug)]
+struct JsonFile {
+    path: PathBuf,
+    text: String,
+    given: Given,
+    services: Option<Services>,
+}
+
+impl JsonFile {
+    fn parse(path: &Path, text: &[u8]) -> Result<Self, Problems> {
+        let mut problems = Problems {
+            list: Vec::new(),
+            file: path.to_owned(),
+        };
+        let text = match std::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(error) => {
+                let before = &text[..error.valid_up_to()];
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+                problems.file(format!("{}:{line}", path.display()), "is not UTF-8");
+                return Err(problems);
+            }
+        };
+        let root = match json::parse(text) {
+            Ok(root) => root,
+            Err(error) => {
+                problems.file(format!("{}:{}", path.display(), error.at), error.what);
+                return Err(problems);
+            }
+        };
+        let mut given = Given::new();
+        let mut services = None;
+        match root.node {
+            Node::Object(entries) => {
+                for (name, value) in entries {
+                    if name == "Services" {
+                        let at = value.at;
+                        let read = Services::from_json(value, &mut problems);
+                        if services.replace(read).is_some() {
+                            problems.json(at, "Services", "is there twice");
+                        }
+                        continue;
+                    }
+                    take_json(&name, value, &mut given, &mut problems);
+                }
+            }
+            other => {
+                problems.json(
+                    root.at,
+                    "the file",
+                    format!("must be an object, not {}", other.kind()),
+                );
+            }
+        }
+        problems.into_result(Self {
+            path: path.to_owned(),
+            text: text.to_owned(),
+            given,
+            services,
+        })
+    }
+}
+
+fn take_json(name: &str, value: Located, given: &mut Given, problems: &mut Problems) {
+    let Some((_, key)) = KEYS.iter().find(|(known, _)| *known == name) else {
+        let hint = KEYS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let what = match hint {
+            Some((known, _)) => format!("is not a setting (but {known} is)"),
+            None if name == "MonitorConfigPath" => {
+                "belongs into the block of collectd.conf".to_owned()
+            }
+            None => "is not a setting".to_owned(),
+        };
+        problems.json(value.at, name, what);
+        return;
+    };
+    let kind = value.node.kind();
+    let datum = match value.node {
+        Node::Text(text) => Value::Text(text),
+        Node::Number(number) => Value::Number(number),
+        Node::Flag(flag) => Value::Flag(flag),
+        Node::Null | Node::List(_) | Node::Object(_) => {
+            problems.json(
+                value.at,
+                name,
+                format!("must be {}, not {kind}", expected(*key)),
+            );
+            return;
+        }
+    };
+    match check(*key, datum) {
+        Ok(checked) => {
+            if given.insert(*key, checked).is_some() {
+                problems.json(value.at, name, "is there twice");
+            }
+        }
+        Err(what) => problems.json(value.at, name, what),
+    }
+}
+
+/// What a setting takes, for a message.
+fn expected(key: Setting) -> &'static str {
+    match key {
+        Setting::Secure | Setting::CleanSession => "a boolean",
+        Setting::QoS => "0, 1 or 2",
+        Setting::ReconnectInterval => "a number of seconds from 0.1 to 86400",
+        Setting::KeepAlive => "a whole number of seconds from 5 to 3600",
+        _ => "a string",
+    }
+}
+
+/// Checks the type and the range of a value.
+fn check(key: Setting, value: Value) -> Result<Checked, String> {
+    let kind = match &value {
+        Value::Text(_) => "a string",
+        Value::Number(_) => "a number",
+        Value::Flag(_) => "a boolean",
+    };
+    let wrong_type = || Err(format!("must be {}, not {kind}", expected(key)));
+    match (key, value) {
+        (Setting::Secure | Setting::CleanSession, Value::Flag(flag)) => Ok(Checked::Flag(flag)),
+        (Setting::QoS, Value::Number(level)) => {
+            [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
+                .into_iter()
+                .zip([0.0, 1.0, 2.0])
+                .find(|(_, number)| *number == level)
+                .map(|(qos, _)| Checked::Qos(qos))
+                .ok_or_else(|| format!("must be 0, 1 or 2, not {level}"))
+        }
+        (Setting::ReconnectInterval, Value::Number(seconds)) => {
+            if (0.1..=86_400.0).contains(&seconds) {
+                Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
+            } else {
+                Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
+        (Setting::KeepAlive, Value::Number(seconds)) => {
+            if seconds.fract() == 0.0 && (5.0..=3600.0).contains(&seconds) {
+                Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
+            } else {
+                Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
+        (
+            Setting::Secure
+            | Setting::CleanSession
+            | Setting::QoS
+            | Setting::ReconnectInterval
+            | Setting::KeepAlive,
+            _,
+        ) => wrong_type(),
+        (_, Value::Text(text)) => check_text(key, text),
+        _ => wrong_type(),
+    }
+}
+
+fn check_text(key: Setting, text: String) -> Result<Checked, String> {
+    if text.contains('\0') {
+        return Err("must not hold a NUL character".to_owned());
+    }
+    // An empty password is one; an empty path or name is a mistake.
+    if text.is_empty() && key != Setting::Password {
+        return Err("must not be empty".to_owned());
+    }
+    match key {
+        Setting::Host => {
+            let (host, port) = split_address(&text)?;
+            Ok(Checked::Address(host, port))
+        }
+        Setting::LogDevice => match text.to_ascii_lowercase().as_str() {
+            "collectd" => Ok(Checked::Device(Device::Collectd)),
+            "syslog" => Ok(Checked::Device(Device::Syslog)),
+            "stdout" | "console" => Ok(Checked::Device(Device::Stdout)),
+            _ => Err("must be collectd, syslog or stdout".to_owned()),
+        },
+        Setting::LogLevel => match text.to_ascii_lowercase().as_str() {
+            "fatal" => Ok(Checked::Threshold(Threshold::Fatal)),
+            "error" | "err" => Ok(Checked::Threshold(Threshold::Error)),
+            "warn" | "warning" => Ok(Checked::Threshold(Threshold::Warn)),
+            "info" => Ok(Checked::Threshold(Threshold::Info)),
+            "debug" => Ok(Checked::Threshold(Threshold::Debug)),
+            _ => Err("must be fatal, error, warn, info or debug".to_owned()),
+        },
+        Setting::CommandTopic if !rumqttc::valid_filter(&text) || text.len() > MAX_TOPIC => {
+            Err("is not a topic to subscribe to".to_owned())
+        }
+        Setting::CommandResultTopic if !rumqttc::valid_topic(&text) || text.len() > MAX_TOPIC => {
+            Err("is not a topic to publish to: it must not hold + or #".to_owned())
+        }
+        _ => Ok(Checked::Text(text)),
+    }
+}
+
+/// MQTT has two bytes for the length of a topic.
+const MAX_TOPIC: usize = 65_535;
+
+/// Splits `host`, `host:port`, `[address]` or `[address]:port`. An IPv6 address without brackets is a host.
+pub fn split_address(text: &str) -> Result<(String, Option<u16>), String> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').ok_or("lacks the closing bracket")?;
+        match rest.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None if rest.is_empty() => (address, None),
+            None => return Err("has something other than a port behind the bracket".to_owned()),
+        }
+    } else {
+        match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
+        }
+    };
+    let port = match port.map(str::parse::<u16>) {
+        None => None,
+        Some(Ok(port)) if port != 0 => Some(port),
+        Some(_) => return Err("has a port that is not a number from 1 to 65535".to_owned()),
+    };
+    if host.is_empty() {
+        return Err("lacks the name of the host".to_owned());
+    }
+    Ok((host.to_owned(), port))
+}
+
+impl Settings {
+    /// Reads a `<Plugin monitor>` block and the JSON file that it names.
+    pub fn read(block: &Block) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut given = Given::new();
+        let mut from_block: Option<Services> = None;
+        let mut path: Option<PathBuf> = None;
+
+        for option in &block.children {
+            if option.is("Service") {
+                from_block
+                    .get_or_insert_default()
+                    .add_block(option, &mut problems);
+            } else if !option.children.is_empty() {
+                problems.block(&option.key, "is not a block of this plugin");
+            } else if option.is("MonitorConfigPath") {
+                match option.values.as_slice() {
+                    [Value::Text(text)] if !text.is_empty() => {
+                        if path.replace(PathBuf::from(text)).is_some() {
+                            problems.block("MonitorConfigPath", "is there twice");
+                        }
+                    }
+                    _ => problems.block("MonitorConfigPath", "must be one string"),
+                }
+            } else {
+                take_option(option, &mut given, &mut problems);
+            }
+        }
+
+        let file = path.and_then(|path| match services::read_regular_file(&path) {
+            Ok(text) => match JsonFile::parse(&path, &text) {
+                Ok(file) => Some(file),
+                Err(found) => {
+                    problems.list.extend(found.list);
+                    None
+                }
+            },
+            Err(error) => {
+                problems.file(
+                    path.display().to_string(),
+                    format!("cannot be read: {error}"),
+                );
+                None
+            }
+        });
+        if let Some(file) = &file {
+            given.extend(file.given.iter().map(|(key, value)| (*key, value.clone())));
+        }
+
+        // What belongs together is only judged when each part is right, lest one mistake look like two.
+        let problems = match problems.into_result(()) {
+            Ok(()) => &mut Problems::default(),
+            Err(problems) => return Err(problems),
+        };
+        let settings = assemble(given, file.as_ref(), from_block, problems);
+        std::mem::take(problems).into_result(settings)
+    }
+}
+
+fn take_option(option: &Block, given: &mut Given, problems: &mut Problems) {
+    let Some((name, key)) = KEYS.iter().find(|(known, _)| option.is(known)) else {
+        problems.block(&option.key, "is not a setting");
+        return;
+    };
+    let [value] = option.values.as_slice() else {
+        problems.block(
+            name,
+            format!("takes one value, not {}", option.values.len()),
+        );
+        return;
+    };
+    match check(*key, value.clone()) {
+        Ok(checked) => {
+            if given.insert(*key, checked).is_some() {
+                problems.block(name, "is there twice");
+            }
+        }
+        Err(what) => problems.block(name, what),
+    }
+}
+
+fn assemble(
+    mut given: Given,
+    file: Option<&JsonFile>,
+    from_block: Option<Services>,
+    problems: &mut Problems,
+) -> Settings {
+    let remote = remote(&mut given, problems);
+    let settings = Settings {
+        device: match given.remove(&Setting::LogDevice) {
+            Some(Checked::Device(device)) => device,
+            _ => Device::default(),
+        },
+        threshold: match given.remove(&Setting::LogLevel) {
+            Some(Checked::Threshold(threshold)) => threshold,
+            _ => Threshold::default(),
+        },
+        remote,
+        rules: text(&mut given, Setting::LocalMonitorConfigDir).map(PathBuf::from),
+        helper: text(&mut given, Setting::HelperPath).map(PathBuf::from),
+        services: ServicesSource::new(file, from_block),
+    };
+    if settings.remote.is_none() && settings.rules.is_none() {
+        problems.block(
+            "Host",
+            "is needed to take commands (or LocalMonitorConfigDir for rules)",
+        );
+    }
+    settings
+}
+
+fn text(given: &mut Given, key: Setting) -> Option<String> {
+    match given.remove(&key) {
+        Some(Checked::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn flag(given: &mut Given, key: Setting) -> Option<bool> {
+    match given.remove(&key) {
+        Some(Checked::Flag(flag)) => Some(flag),
+        _ => None,
+    }
+}
+
+fn interval(given: &mut Given, key: Setting) -> Option<Duration> {
+    match given.remove(&key) {
+        Some(Checked::Interval(interval)) => Some(interval),
+        _ => None,
+    }
+}
+
+fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
+    let address = given.remove(&Setting::Host);
+    let command_topic = text(given, Setting::CommandTopic);
+    let Some(Checked::Address(host, port)) = address else {
+        if command_topic.is_some() {
+            problems.block("Host", "is needed, because there is a CommandTopic");
+        }
+        return None;
+    };
+    if command_topic.is_none() {
+        problems.block("CommandTopic", "is needed, because there is a Host");
+    }
+    let user = text(given, Setting::User);
+    let password = text(given, Setting::Password).map(Secret::new);
+    if user.is_none() && password.is_some() {
+        problems.block("Password", "is of no use without a User");
+    }
+    let secure = flag(given, Setting::Secure).unwrap_or(false);
+    let tls = tls(given, secure, problems);
+    Some(Remote {
+        host,
+        port: port.unwrap_or(if secure { 8883 } else { 1883 }),
+        tls,
+        user,
+        password,
+        clean_session: flag(given, Setting::CleanSession).unwrap_or(false),
+        client_id: text(given, Setting::ClientId),
+        qos: match given.remove(&Setting::QoS) {
+            Some(Checked::Qos(qos)) => qos,
+            _ => Qos::default(),
+        },
+        command_topic: command_topic.unwrap_or_default(),
+        result_topic: text(given, Setting::CommandResultTopic),
+        reconnect: interval(given, Setting::ReconnectInterval),
+        keep_alive: interval(given, Setting::KeepAlive).unwrap_or(Duration::from_secs(30)),
+    })
+}
+
+fn tls(given: &mut Given, secure: bool, problems: &mut Problems) -> Option<Tls> {
+    let mut path = |key: Setting| {
+        let path = text(given, key).map(PathBuf::from);
+        if path.is_some() && !secure {
+            problems.block(key.name(), "is of no use without Secure");
+        }
+        path
+    };
+    let ca_file = path(Setting::CaFile);
+    let identity = match (path(Setting::CertFile), path(Setting::KeyFile)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            problems.block("KeyFile", "is needed, because there is a CertFile");
+            None
+        }
+        (None, Some(_)) => {
+            problems.block("CertFile", "is needed, because there is a KeyFile");
+            None
+        }
+    };
+    secure.then_some(Tls { ca_file, identity })
+}
+
+#[cfg(test)]
+mod tests;

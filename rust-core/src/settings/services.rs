@@ -1,0 +1,404 @@
+//! The services of a host and the commands that may be run for each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::block::{Block, Value};
+use super::json::{Located, Node};
+use super::{JsonFile, Problems};
+
+/// How long a command may take that does not say so itself.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a command may take that is just a line for the shell, as sites have had them for years.
+const SHELL_LINE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How much of a command's output is sent, in bytes.
+const DEFAULT_MAX_OUTPUT: usize = 64 * 1024;
+/// The most that may be asked for. A result must fit into a packet even if every byte needs escaping.
+pub(crate) const MAX_MAX_OUTPUT: usize = 1024 * 1024;
+/// The longest timeout that may be asked for: a week.
+const MAX_TIMEOUT_SECONDS: f64 = 604_800.0;
+/// More than any configuration needs; keeps a mistake like `/dev/zero` from filling the memory.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// What to execute. A command line may hold secrets, so `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A line for `/bin/sh -c`.
+    Shell(String),
+    /// A program and its arguments.
+    Argv(Vec<String>),
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Program::Shell(_) => "Shell([redacted])",
+            Program::Argv(_) => "Argv([redacted])",
+        })
+    }
+}
+
+/// A command that may be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandSpec {
+    /// What to execute.
+    pub program: Program,
+    /// When to end it.
+    pub timeout: Duration,
+    /// How many bytes of its output are sent.
+    pub max_output: usize,
+}
+
+/// A service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its commands by name.
+    pub commands: BTreeMap<String, CommandSpec>,
+    /// The paths of the service `collectd`.
+    pub paths: BTreeMap<String, String>,
+}
+
+/// The services of a host by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services(pub BTreeMap<String, Service>);
+
+/// Keys that only the service `collectd` has.
+const COLLECTD_PATHS: [&str; 5] = [
+    "CommandPath",
+    "ConfigPath",
+    "PIDPath",
+    "ReplacerReportPath",
+    "LuaPath",
+];
+
+impl Services {
+    /// Reads the value of `Services` in a JSON file.
+    pub(super) fn from_json(value: Located, problems: &mut Problems) -> Self {
+        let mut services = Self::default();
+        let Node::Object(entries) = value.node else {
+            problems.json(
+                value.at,
+                "Services",
+                format!("must be an object, not {}", value.node.kind()),
+            );
+            return services;
+        };
+        for (name, value) in entries {
+            let path = format!("Services.{name}");
+            let at = value.at;
+            let Node::Object(members) = value.node else {
+                problems.json(
+                    at,
+                    &path,
+                    format!("must be an object, not {}", value.node.kind()),
+                );
+                continue;
+            };
+            let service = service_from_json(&name, &path, members, problems);
+            if services.0.insert(name, service).is_some() {
+                problems.json(at, &path, "is there twice");
+            }
+        }
+        services
+    }
+
+    /// Adds a `<Service NAME>` block of collectd.conf.
+    pub(super) fn add_block(&mut self, block: &Block, problems: &mut Problems) {
+        let [Value::Text(name)] = block.values.as_slice() else {
+            problems.block("Service", "needs a name: <Service \"name\">");
+            return;
+        };
+        let path = format!("Service \"{name}\"");
+        let mut service = Service::default();
+        for option in &block.children {
+            if option.is("Command") && option.children.is_empty() {
+                let [Value::Text(command), Value::Text(line)] = option.values.as_slice() else {
+                    problems.block(
+                        &format!("{path}: Command"),
+                        "needs a name and a line for the shell",
+                    );
+                    continue;
+                };
+                if service
+                    .commands
+                    .insert(command.clone(), shell_line(line.clone()))
+                    .is_some()
+                {
+                    problems.block(&format!("{path}: Command \"{command}\""), "is there twice");
+                }
+            } else if let Some(key) = collectd_path(name, &option.key) {
+                match option.values.as_slice() {
+                    [Value::Text(value)] => {
+                        drop(service.paths.insert(key.to_owned(), value.clone()))
+                    }
+                    _ => problems.block(&format!("{path}: {key}"), "must be a string"),
+                }
+            } else {
+                problems.block(
+                    &format!("{path}: {}", option.key),
+                    "is not an option of a service",
+                );
+            }
+        }
+        if self.0.insert(name.clone(), service).is_some() {
+            problems.block(&path, "is there twice");
+        }
+    }
+}
+
+/// Block keys have no case, so the one of the table is returned.
+fn collectd_path(service: &str, key: &str) -> Option<&'static str> {
+    if service != "collectd" {
+        return None;
+    }
+    COLLECTD_PATHS
+        .into_iter()
+        .find(|path| path.eq_ignore_ascii_case(key))
+}
+
+fn service_from_json(
+    name: &str,
+    path: &str,
+    members: Vec<(String, Located)>,
+    problems: &mut Problems,
+) -> Service {
+    let mut service = Service::default();
+    for (key, value) in members {
+        let path = format!("{path}.{key}");
+        match key.as_str() {
+            "commands" | "Commands" => commands_from_json(&path, value, &mut service, problems),
+            key if name == "collectd" && COLLECTD_PATHS.contains(&key) => match value.node {
+                Node::Text(text) => {
+                    if service.paths.insert(key.to_owned(), text).is_some() {
+                        problems.json(value.at, &path, "is there twice");
+                    }
+                }
+                other => problems.json(
+                    value.at,
+                    &path,
+                    format!("must be a string, not {}", other.kind()),
+                ),
+            },
+            _ => problems.json(value.at, &path, "is not an option of a service"),
+        }
+    }
+    service
+}
+
+fn commands_from_json(path: &str, value: Located, service: &mut Service, problems: &mut Problems) {
+    let Node::Object(entries) = value.node else {
+        problems.json(
+            value.at,
+            path,
+            format!("must be an object, not {}", value.node.kind()),
+        );
+        return;
+    };
+    for (name, value) in entries {
+        let path = format!("{path}.{name}");
+        let at = value.at;
+        let Some(command) = command_from_json(&path, value, problems) else {
+            continue;
+        };
+        if service.commands.insert(name, command).is_some() {
+            problems.json(at, &path, "is there twice");
+        }
+    }
+}
+
+fn shell_line(line: String) -> CommandSpec {
+    CommandSpec {
+        program: Program::Shell(line),
+        timeout: SHELL_LINE_TIMEOUT,
+        max_output: DEFAULT_MAX_OUTPUT,
+    }
+}
+
+fn command_from_json(path: &str, value: Located, problems: &mut Problems) -> Option<CommandSpec> {
+    let at = value.at;
+    let members = match value.node {
+        Node::Text(line) if line.contains('\0') => {
+            problems.json(at, path, "must not hold a NUL character");
+            return None;
+        }
+        Node::Text(line) => return Some(shell_line(line)),
+        Node::Object(members) => members,
+        other => {
+            problems.json(
+                at,
+                path,
+                format!("must be a string or an object, not {}", other.kind()),
+            );
+            return None;
+        }
+    };
+    let mut program = None;
+    let mut timeout = DEFAULT_TIMEOUT;
+    let mut max_output = DEFAULT_MAX_OUTPUT;
+    for (key, value) in members {
+        let path = format!("{path}.{key}");
+        match (key.as_str(), value.node) {
+            ("shell" | "argv", _) if program.is_some() => {
+                problems.json(value.at, &path, "a command has one of shell and argv, once");
+            }
+            ("shell", Node::Text(line)) if !line.contains('\0') => {
+                program = Some(Program::Shell(line))
+            }
+            ("argv", Node::List(items)) => match argv(items) {
+                Some(argv) => program = Some(Program::Argv(argv)),
+                None => problems.json(value.at, &path, ARGV),
+            },
+            ("timeout", Node::Number(seconds))
+                if (0.001..=MAX_TIMEOUT_SECONDS).contains(&seconds) =>
+            {
+                timeout = Duration::from_secs_f64(seconds);
+            }
+            ("max_output", Node::Number(bytes)) if is_whole(bytes, MAX_MAX_OUTPUT) => {
+                max_output = to_whole(bytes);
+            }
+            ("shell", _) => {
+                problems.json(value.at, &path, "must be a string without NUL characters")
+            }
+            ("argv", _) => problems.json(value.at, &path, ARGV),
+            ("timeout", _) => problems.json(
+                value.at,
+                &path,
+                format!("must be a number of seconds from 0.001 to {MAX_TIMEOUT_SECONDS}"),
+            ),
+            ("max_output", _) => problems.json(
+                value.at,
+                &path,
+                format!("must be a whole number of bytes from 0 to {MAX_MAX_OUTPUT}"),
+            ),
+            _ => problems.json(value.at, &path, "is not an option of a command"),
+        }
+    }
+    if program.is_none() {
+        problems.json(at, path, "needs shell or argv");
+    }
+    Some(CommandSpec {
+        program: program?,
+        timeout,
+        max_output,
+    })
+}
+
+const ARGV: &str =
+    "must be a list of strings without NUL characters, of which the first is the program";
+
+fn argv(items: Vec<Located>) -> Option<Vec<String>> {
+    let mut argv = Vec::with_capacity(items.len());
+    for item in items {
+        match item.node {
+            Node::Text(text) if !text.contains('\0') => argv.push(text),
+            _ => return None,
+        }
+    }
+    argv.first()
+        .is_some_and(|program| !program.is_empty())
+        .then_some(argv)
+}
+
+fn is_whole(number: f64, max: usize) -> bool {
+    number.fract() == 0.0 && number >= 0.0 && number <= max as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "is_whole was asked before"
+)]
+fn to_whole(number: f64) -> usize {
+    number as usize
+}
+
+/// Where services are looked up: afresh for each command, so that an edit needs no restart.
+#[derive(Debug)]
+pub struct ServicesSource {
+    file: Option<PathBuf>,
+    from_block: Option<Services>,
+    /// The text that was read last, whether it was good or not; none if it could not be read.
+    last_text: Option<Vec<u8>>,
+    last_error: Option<String>,
+    from_file: Option<Services>,
+}
+
+impl ServicesSource {
+    pub(super) fn new(file: Option<&JsonFile>, from_block: Option<Services>) -> Self {
+        Self {
+            file: file.map(|file| file.path.clone()),
+            from_block,
+            last_text: file.map(|file| file.text.clone().into_bytes()),
+            last_error: None,
+            from_file: file.and_then(|file| file.services.clone()),
+        }
+    }
+
+    /// The services as they are now, or as they were when they were last good.
+    pub fn current(&mut self) -> Option<&Services> {
+        if let Some(path) = &self.file {
+            match read_regular_file(path) {
+                Ok(text) if self.last_text.as_ref() == Some(&text) => {}
+                Ok(text) => self.take(text),
+                Err(error) => {
+                    let what = format!("{}: cannot be read: {error}", path.display());
+                    self.last_text = None;
+                    self.fail(what);
+                }
+            }
+        }
+        self.from_file.as_ref().or(self.from_block.as_ref())
+    }
+
+    /// Why the last edit is not in force.
+    pub fn error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    fn take(&mut self, text: Vec<u8>) {
+        let Some(path) = &self.file else { return };
+        match JsonFile::parse(path, &text) {
+            Ok(file) => {
+                if self.last_error.take().is_some() || self.from_file != file.services {
+                    info!(
+                        "{} is read again; its services are in force",
+                        path.display()
+                    );
+                }
+                self.from_file = file.services;
+            }
+            Err(problems) => self.fail(problems.to_string()),
+        }
+        self.last_text = Some(text);
+    }
+
+    /// Says once what is wrong.
+    fn fail(&mut self, what: String) {
+        if self.last_error.as_ref() != Some(&what) {
+            error!("the services are those of the last good version, because: {what}");
+            self.last_error = Some(what);
+        }
+    }
+}
+
+/// Reads a file that may have been replaced by anything.
+pub(super) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a named pipe would wait for its other end, so it is looked at first.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    let mut text = Vec::new();
+    File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("is larger than {MAX_FILE} bytes")));
+    }
+    Ok(text)
+}

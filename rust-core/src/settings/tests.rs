@@ -1,0 +1,439 @@
+use super::*;
+use std::fs;
+
+fn block() -> Block {
+    Block {
+        key: "Plugin".into(),
+        values: vec!["monitor".into()],
+        children: Vec::new(),
+    }
+}
+
+fn minimal() -> Block {
+    block()
+        .with("Host", "broker")
+        .with("CommandTopic", "commands")
+}
+
+fn remote_of(block: &Block) -> Remote {
+    Settings::read(block).unwrap().remote.unwrap()
+}
+
+fn problems(block: &Block) -> Vec<String> {
+    Settings::read(block)
+        .expect_err("must be refused")
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// A block that names a JSON file with this text, and that file.
+struct WithFile {
+    dir: tempfile::TempDir,
+    block: Block,
+}
+
+impl WithFile {
+    fn new(base: Block, text: impl AsRef<[u8]>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        fs::write(&path, text).unwrap();
+        let block = base.with("MonitorConfigPath", path.to_str().unwrap());
+        Self { dir, block }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("config.json")
+    }
+
+    fn rewrite(&self, text: &str) {
+        fs::write(self.path(), text).unwrap();
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let dir = format!("{}/", self.dir.path().display());
+        problems(&self.block)
+            .iter()
+            .map(|problem| problem.replace(&dir, ""))
+            .collect()
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_original() {
+    let remote = remote_of(&minimal());
+    assert_eq!(
+        remote,
+        Remote {
+            host: "broker".into(),
+            port: 1883,
+            tls: None,
+            user: None,
+            password: None,
+            clean_session: false,
+            client_id: None,
+            qos: Qos::ExactlyOnce,
+            command_topic: "commands".into(),
+            result_topic: None,
+            reconnect: None,
+            keep_alive: Duration::from_secs(30),
+        }
+    );
+    let settings = Settings::read(&minimal()).unwrap();
+    assert_eq!(
+        (settings.device, settings.threshold),
+        (Device::Collectd, Threshold::Warn)
+    );
+}
+
+#[test]
+fn every_setting_of_the_block_is_read() {
+    let remote = remote_of(
+        &block()
+            .with("host", "broker.example:8884")
+            .with("USER", "u")
+            .with("Password", "p")
+            .with("Secure", true)
+            .with("CAFile", "/ca.pem")
+            .with("CertFile", "/cert.pem")
+            .with("KeyFile", "/key.pem")
+            .with("CleanSession", true)
+            .with("ClientId", "id")
+            .with("QoS", 1.0)
+            .with("CommandTopic", "c/%h")
+            .with("CommandResultTopic", "r")
+            .with("ReconnectInterval", 2.5)
+            .with("KeepAlive", 5.0),
+    );
+    assert_eq!(
+        remote,
+        Remote {
+            host: "broker.example".into(),
+            port: 8884,
+            tls: Some(Tls {
+                ca_file: Some("/ca.pem".into()),
+                identity: Some(("/cert.pem".into(), "/key.pem".into())),
+            }),
+            user: Some("u".into()),
+            password: Some(Secret::new("p")),
+            clean_session: true,
+            client_id: Some("id".into()),
+            qos: Qos::AtLeastOnce,
+            command_topic: "c/%h".into(),
+            result_topic: Some("r".into()),
+            reconnect: Some(Duration::from_millis(2500)),
+            keep_alive: Duration::from_secs(5),
+        }
+    );
+}
+
+#[test]
+fn the_json_file_wins() {
+    let with = WithFile::new(
+        minimal().with("QoS", 0.0).with("LogLevel", "debug"),
+        r#"{ "Host": "other:99", "QoS": 1, "LogDevice": "console", "Services": {} }"#,
+    );
+    let settings = Settings::read(&with.block).unwrap();
+    let remote = settings.remote.unwrap();
+    assert_eq!(
+        (remote.host.as_str(), remote.port, remote.qos),
+        ("other", 99, Qos::AtLeastOnce)
+    );
+    assert_eq!(
+        (settings.device, settings.threshold),
+        (Device::Stdout, Threshold::Debug)
+    );
+}
+
+#[test]
+fn names_of_devices_and_levels_have_synonyms_and_no_case() {
+    for (name, device) in [
+        ("syslog", Device::Syslog),
+        ("STDOUT", Device::Stdout),
+        ("Console", Device::Stdout),
+        ("collectd", Device::Collectd),
+    ] {
+        let settings = Settings::read(&minimal().with("LogDevice", name)).unwrap();
+        assert_eq!(settings.device, device);
+    }
+    for (name, threshold) in [
+        ("fatal", Threshold::Fatal),
+        ("error", Threshold::Error),
+        ("Err", Threshold::Error),
+        ("WARN", Threshold::Warn),
+        ("warning", Threshold::Warn),
+        ("info", Threshold::Info),
+        ("debug", Threshold::Debug),
+    ] {
+        let settings = Settings::read(&minimal().with("LogLevel", name)).unwrap();
+        assert_eq!(settings.threshold, threshold);
+    }
+}
+
+#[test]
+fn every_mistake_is_named_at_once_with_its_place() {
+    let with = WithFile::new(
+        block()
+            .with("Hots", "broker")
+            .with("QoS", 3.0)
+            .with("Secure", "maybe")
+            .with("User", "a")
+            .with("User", "b")
+            .with_block(Block::option("Password", []))
+            .with_block(Block::option("Rules", []).with("x", 1.0)),
+        "{\n  \"qos\": 1,\n  \"QoS\": \"1\",\n  \"ReconnectInterval\": -1,\n  \"KeepAlive\": 2,\n  \
+         \"Host\": null,\n  \"CommandResultTopic\": \"a/#\",\n  \"LogLevel\": \"loud\",\n  \
+         \"CleanSession\": 1,\n  \"Host\": \"b:0\",\n  \"MonitorConfigPath\": \"x\",\n  \
+         \"Password\": 5,\n  \"Services\": { \"web\": { \"Command\": {}, \"commands\": {\n    \
+         \"a\": 1, \"b\": { \"shell\": \"x\", \"argv\": [\"y\"] }, \"c\": { \"timeout\": 0 },\n    \
+         \"d\": { \"argv\": [] }, \"e\": { \"shell\": \"x\", \"max_output\": 0.5 } } }, \"db\": [] }\n}",
+    );
+    assert_eq!(
+        with.problems(),
+        [
+            "<Plugin monitor>: Hots: is not a setting",
+            "<Plugin monitor>: QoS: must be 0, 1 or 2, not 3",
+            "<Plugin monitor>: Secure: must be a boolean, not a string",
+            "<Plugin monitor>: User: is there twice",
+            "<Plugin monitor>: Password: takes one value, not 0",
+            "<Plugin monitor>: Rules: is not a block of this plugin",
+            "config.json:2:10: qos: is not a setting (but QoS is)",
+            "config.json:3:10: QoS: must be 0, 1 or 2, not a string",
+            "config.json:4:24: ReconnectInterval: must be a number of seconds from 0.1 to 86400, not -1",
+            "config.json:5:16: KeepAlive: must be a whole number of seconds from 5 to 3600, not 2",
+            "config.json:6:11: Host: must be a string, not null",
+            "config.json:7:25: CommandResultTopic: is not a topic to publish to: it must not hold + or #",
+            "config.json:8:15: LogLevel: must be fatal, error, warn, info or debug",
+            "config.json:9:19: CleanSession: must be a boolean, not a number",
+            "config.json:10:11: Host: has a port that is not a number from 1 to 65535",
+            "config.json:11:24: MonitorConfigPath: belongs into the block of collectd.conf",
+            "config.json:12:15: Password: must be a string, not a number",
+            "config.json:13:37: Services.web.Command: is not an option of a service",
+            "config.json:14:10: Services.web.commands.a: must be a string or an object, not a number",
+            "config.json:14:42: Services.web.commands.b.argv: a command has one of shell and argv, once",
+            "config.json:14:69: Services.web.commands.c.timeout: must be a number of seconds from 0.001 to 604800",
+            "config.json:14:56: Services.web.commands.c: needs shell or argv",
+            "config.json:15:20: Services.web.commands.d.argv: must be a list of strings without NUL characters, of which the first is the program",
+            "config.json:15:10: Services.web.commands.d: needs shell or argv",
+            "config.json:15:61: Services.web.commands.e.max_output: must be a whole number of bytes from 0 to 1048576",
+            "config.json:15:78: Services.db: must be an object, not a list",
+        ]
+    );
+}
+
+#[test]
+fn what_does_not_go_together_is_named() {
+    assert_eq!(
+        problems(&block()),
+        ["<Plugin monitor>: Host: is needed to take commands (or LocalMonitorConfigDir for rules)"]
+    );
+    assert_eq!(
+        problems(
+            &block()
+                .with("Host", "h")
+                .with("Password", "p")
+                .with("CAFile", "/ca")
+                .with("Secure", false)
+        ),
+        [
+            "<Plugin monitor>: CommandTopic: is needed, because there is a Host",
+            "<Plugin monitor>: Password: is of no use without a User",
+            "<Plugin monitor>: CAFile: is of no use without Secure",
+        ]
+    );
+    assert_eq!(
+        problems(&minimal().with("Secure", true).with("CertFile", "/cert")),
+        ["<Plugin monitor>: KeyFile: is needed, because there is a CertFile"]
+    );
+}
+
+#[test]
+fn a_syntax_error_in_the_file_has_line_and_column() {
+    let with = WithFile::new(minimal(), "{\n  \"Host\": \"b\"\n  \"QoS\": 1\n}");
+    assert_eq!(with.problems(), ["config.json:3:3: expected `,` or `}`"]);
+    let with = WithFile::new(minimal(), b"{\n\n\"Host\": \"\xff\"}");
+    assert_eq!(with.problems(), ["config.json:3: is not UTF-8"]);
+    let with = WithFile::new(minimal(), "42");
+    assert_eq!(
+        with.problems(),
+        ["config.json:1:1: the file: must be an object, not a number"]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let found = problems(&minimal().with("MonitorConfigPath", "/nonexistent/config.json"));
+    assert_eq!(
+        found,
+        ["/nonexistent/config.json: cannot be read: No such file or directory (os error 2)"]
+    );
+    let found = problems(&minimal().with("MonitorConfigPath", "/dev/null"));
+    assert_eq!(found, ["/dev/null: cannot be read: is not a regular file"]);
+}
+
+#[test]
+fn no_value_of_a_string_is_shown() {
+    let with = WithFile::new(
+        minimal()
+            .with("LogLevel", "hunter2")
+            .with("Host", "hunter2:hunter2"),
+        r#"{ "Password": ["hunter2"], "QoS": "hunter2", "User": { "hunter2": 1 } }"#,
+    );
+    let shown = format!("{:?}", with.problems());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let settings =
+        Settings::read(&minimal().with("User", "u").with("Password", "hunter2")).unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn addresses_may_have_ports_and_brackets() {
+    assert_eq!(split_address("h"), Ok(("h".into(), None)));
+    assert_eq!(split_address("h:1"), Ok(("h".into(), Some(1))));
+    assert_eq!(split_address("[::1]"), Ok(("::1".into(), None)));
+    assert_eq!(split_address("[::1]:1883"), Ok(("::1".into(), Some(1883))));
+    assert_eq!(split_address("fe80::1"), Ok(("fe80::1".into(), None)));
+    for wrong in [
+        "h:", "h:0", "h:65536", "h:x", ":1", "[::1", "[::1]x", "[]:1",
+    ] {
+        assert!(split_address(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn the_port_follows_secure() {
+    assert_eq!(remote_of(&minimal().with("Secure", true)).port, 8883);
+}
+
+const HELLO: &str =
+    r#"{ "Services": { "hello": { "commands": { "exec": "echo Hello World!" } } } }"#;
+
+fn shell(services: Option<&Services>, service: &str, command: &str) -> Option<CommandSpec> {
+    services?.0.get(service)?.commands.get(command).cloned()
+}
+
+#[test]
+fn both_spellings_of_commands_are_read() {
+    for spelling in ["commands", "Commands"] {
+        let with = WithFile::new(minimal(), HELLO.replace("commands", spelling));
+        let mut services = Settings::read(&with.block).unwrap().services;
+        let command = shell(services.current(), "hello", "exec").unwrap();
+        assert_eq!(command.program, Program::Shell("echo Hello World!".into()));
+        assert_eq!(command.timeout, Duration::from_secs(3600));
+        assert_eq!(command.max_output, 65_536);
+    }
+}
+
+#[test]
+fn a_command_may_be_an_object() {
+    let with = WithFile::new(
+        minimal(),
+        r#"{ "Services": { "s": { "commands": {
+            "a": { "argv": ["/bin/echo", "x y"], "timeout": 0.5, "max_output": 10 },
+            "b": { "shell": "true" } } } } }"#,
+    );
+    let mut services = Settings::read(&with.block).unwrap().services;
+    assert_eq!(
+        shell(services.current(), "s", "a").unwrap(),
+        CommandSpec {
+            program: Program::Argv(vec!["/bin/echo".into(), "x y".into()]),
+            timeout: Duration::from_millis(500),
+            max_output: 10,
+        }
+    );
+    assert_eq!(
+        shell(services.current(), "s", "b").unwrap().timeout,
+        Duration::from_secs(60)
+    );
+}
+
+#[test]
+fn the_service_collectd_has_paths() {
+    let with = WithFile::new(
+        minimal(),
+        r#"{ "Services": { "collectd": { "CommandPath": "/opt/collectd/sbin/collectd",
+            "ConfigPath": "/c", "PIDPath": "/p", "ReplacerReportPath": "/r", "LuaPath": "/l",
+            "commands": { "start": "true", "stop": "true" } } } }"#,
+    );
+    let mut services = Settings::read(&with.block).unwrap().services;
+    let collectd = &services.current().unwrap().0["collectd"];
+    assert_eq!(collectd.paths["CommandPath"], "/opt/collectd/sbin/collectd");
+    assert_eq!(collectd.paths.len(), 5);
+    assert_eq!(collectd.commands.len(), 2);
+}
+
+#[test]
+fn the_block_may_hold_services_and_the_file_wins() {
+    let mut service = Block::option("Service", [Value::from("hello")]);
+    service.children.push(Block::option(
+        "Command",
+        [Value::from("exec"), Value::from("echo block")],
+    ));
+    let base = minimal().with_block(service);
+    let mut services = Settings::read(&base).unwrap().services;
+    let command = shell(services.current(), "hello", "exec").unwrap();
+    assert_eq!(command.program, Program::Shell("echo block".into()));
+
+    let with = WithFile::new(base, HELLO);
+    let mut services = Settings::read(&with.block).unwrap().services;
+    let command = shell(services.current(), "hello", "exec").unwrap();
+    assert_eq!(command.program, Program::Shell("echo Hello World!".into()));
+}
+
+#[test]
+fn an_edit_is_in_force_at_the_next_look() {
+    let with = WithFile::new(minimal(), HELLO);
+    let mut services = Settings::read(&with.block).unwrap().services;
+    assert!(shell(services.current(), "hello", "again").is_none());
+    with.rewrite(&HELLO.replace("exec", "again"));
+    assert!(shell(services.current(), "hello", "again").is_some());
+    assert!(shell(services.current(), "hello", "exec").is_none());
+}
+
+#[test]
+fn a_broken_edit_leaves_the_last_good_version_in_force_and_is_logged_once() {
+    use crate::daemon::Daemon;
+    use crate::fake::FakeDaemon;
+    use crate::logging::Logger;
+    use std::sync::Arc;
+
+    let daemon = Arc::new(FakeDaemon::new("h"));
+    let logger = Logger::new(
+        Arc::clone(&daemon) as Arc<dyn Daemon>,
+        Device::Collectd,
+        Threshold::Warn,
+    );
+    let _entered = logger.enter();
+    let with = WithFile::new(minimal(), HELLO);
+    let mut services = Settings::read(&with.block).unwrap().services;
+    for broken in [
+        "{",
+        r#"{ "Services": [] }"#,
+        r#"{ "Services": {}, "QoS": 9 }"#,
+        r#"{ "Services": { "hello": { "commands": { "exec": 1 } } } }"#,
+    ] {
+        with.rewrite(broken);
+        let before = daemon.lines().len();
+        for _ in 0..3 {
+            assert!(
+                shell(services.current(), "hello", "exec").is_some(),
+                "{broken}"
+            );
+        }
+        assert!(services.error().is_some(), "{broken}");
+        assert_eq!(daemon.lines().len(), before + 1, "{broken}");
+    }
+    fs::remove_file(with.path()).unwrap();
+    assert!(shell(services.current(), "hello", "exec").is_some());
+    assert!(services.error().unwrap().contains("cannot be read"));
+    with.rewrite(HELLO);
+    assert!(shell(services.current(), "hello", "exec").is_some());
+    assert_eq!(services.error(), None);
+}
+
+#[test]
+fn without_services_there_are_none() {
+    let with = WithFile::new(minimal(), "{}");
+    let mut services = Settings::read(&with.block).unwrap().services;
+    assert!(services.current().is_none());
+}

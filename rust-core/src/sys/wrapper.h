@@ -1,0 +1,4 @@
+/* What the monitor needs of collectd. */
+#include "daemon/collectd.h"
+#include "daemon/plugin.h"
+#include "liboconfig/oconfig.h"
