@@ -18,6 +18,7 @@ mod plugins;
 mod process;
 mod report;
 mod sequence;
+mod skip;
 mod wait;
 
 pub use control::{Connection, PluginInfo, Reply};
@@ -25,4 +26,5 @@ pub use daemon::{Builder, Collectdctl, Daemon};
 pub use install::Variant;
 pub use process::Status;
 pub use sequence::{Sequence, SequenceLog};
+pub use skip::{may_change_user, skip};
 pub use wait::{eventually, patience};

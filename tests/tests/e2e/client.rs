@@ -26,10 +26,17 @@ fn the_client_loads_lists_reloads_and_unloads() {
 
     let listing = daemon.collectdctl(&["listplugins"]);
     assert_eq!(listing.code, Some(0), "{listing:?}");
-    for start in ["badconfig READY ", "memory READY ", "unixsock READY "] {
+    for (plugin, origin) in [
+        ("badconfig", "origin=runtime"),
+        ("memory", "origin=file"),
+        ("unixsock", "origin=file"),
+    ] {
         assert!(
-            listing.stdout.lines().any(|line| line.starts_with(start)),
-            "{listing:?}"
+            listing.stdout.lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                words.starts_with(&[plugin, "READY"]) && words.contains(&origin)
+            }),
+            "{plugin} is not listed as READY with {origin}: {listing:?}"
         );
     }
 
