@@ -89,7 +89,7 @@ impl Monitor {
     /// A monitor of this daemon, which runs commands through the helper installed there.
     pub fn new(daemon: Arc<dyn Daemon>, helper: PathBuf) -> Self {
         // Until the settings say otherwise, mistakes in them go to the daemon's log.
-        let logger = Logger::new(Arc::clone(&daemon), Device::Collectd, Threshold::Warn);
+        let logger = own_log(&daemon);
         Self {
             failure: Arc::new(Failure::new(Arc::clone(&daemon))),
             notifications: AtomicU64::new(0),
@@ -158,6 +158,8 @@ impl Monitor {
             }
         };
         let started = self.start(*settings, &self.logger()).map_err(|why| {
+            // Whoever loads the plugin is shown what the daemon's log is told.
+            let _entered = own_log(&self.daemon).enter();
             error!("cannot start: {why}");
             Error::Init
         });
@@ -265,6 +267,11 @@ impl Monitor {
     }
 }
 
+/// The daemon's log, at the level that a site has without asking.
+fn own_log(daemon: &Arc<dyn Daemon>) -> Logger {
+    Logger::new(Arc::clone(daemon), Device::default(), Threshold::default())
+}
+
 /// A panic while a lock was held is reported where it is caught; what it protects is still good enough to stop.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -350,6 +357,20 @@ mod tests {
         );
         assert_eq!(monitor.init(), Err(Error::State));
         monitor.shutdown();
+    }
+
+    #[test]
+    fn why_it_does_not_start_is_in_the_daemons_log_whatever_the_device() {
+        let (daemon, monitor) = monitor();
+        let block = block()
+            .with("Host", "h")
+            .with("CommandTopic", "c")
+            .with("LogDevice", "syslog")
+            .with("LogLevel", "fatal");
+        monitor.configure(&block).unwrap();
+        let _entered = monitor.enter();
+        assert_eq!(monitor.init(), Err(Error::Init));
+        assert_eq!(daemon.count("cannot start"), 1);
     }
 
     #[test]

@@ -199,11 +199,14 @@ fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(En
     }
 
     // Until the leader is waited for, no other process can get the number of its group.
-    if let Phase::Terminating(until, _) = phase {
-        while group_is_alive(group) && Instant::now() < until {
-            thread::sleep(GROUP_POLL);
+    match phase {
+        Phase::Running(_) => {}
+        Phase::Terminating(until, _) => {
+            wait_for_group(group, until);
+            signal(group, Signal::KILL);
+            wait_for_group(group, Instant::now() + AFTER_KILL);
         }
-        signal(group, Signal::KILL);
+        Phase::Killed(until, _) => wait_for_group(group, until),
     }
     let status = child.wait()?;
     let end = match phase {
@@ -226,6 +229,13 @@ fn shell_status(status: ExitStatus) -> u8 {
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(255);
     u8::try_from(status).unwrap_or(255)
+}
+
+/// Waits until only the leader's exit status is left of a group.
+fn wait_for_group(group: Pid, until: Instant) {
+    while group_is_alive(group) && Instant::now() < until {
+        thread::sleep(GROUP_POLL);
+    }
 }
 
 /// Whether a group has a member that is not a zombie.

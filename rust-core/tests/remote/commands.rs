@@ -1,0 +1,338 @@
+//! Commands, from the message to the result.
+
+use crate::support::{broker_is_installed, is_gone, Broker, Sender, SOON};
+use crate::{write_config, Running};
+use collectd_live_tests::eventually;
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_command_is_run_and_answered() {
+    if !broker_is_installed("a_command_is_run_and_answered") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("3126260400", "hello", "exec");
+    let result = sender.result("3126260400");
+    assert_eq!(result["message"], "Hello World!");
+    assert_eq!(result["code"], 0);
+    assert_eq!(result["state"], "finished");
+    assert_eq!(result["host"], "node1");
+    let timestamp = result["timestamp"].as_str().unwrap();
+    assert!(
+        timestamp.ends_with('Z') && timestamp.len() == 20,
+        "{timestamp}"
+    );
+}
+
+#[test]
+fn the_code_is_the_exit_status_as_a_shell_gives_it() {
+    if !broker_is_installed("the_code_is_the_exit_status_as_a_shell_gives_it") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    for (task, command, code) in [
+        ("1", "three", 3),
+        ("2", "missing", 127),
+        ("3", "killed", 128 + 9),
+        ("4", "argv", 127),
+    ] {
+        sender.command(task, "exit", command);
+        assert_eq!(
+            sender.code_and_message(task),
+            (code, String::new()),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_task_id_comes_back_as_it_went() {
+    if !broker_is_installed("a_task_id_comes_back_as_it_went") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    for task in [
+        "4294967296",
+        "123456789012345678901234567890",
+        "1.50",
+        "\"a \\u00e9\"",
+        "-0",
+    ] {
+        sender.command(task, "hello", "exec");
+        assert_eq!(sender.code_and_message(task).0, 0, "{task}");
+    }
+}
+
+#[test]
+fn what_is_refused_is_told_with_its_code() {
+    if !broker_is_installed("what_is_refused_is_told_with_its_code") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "nosuch", "exec");
+    assert_eq!(sender.code_and_message("1").0, 0x1002);
+    sender.command("2", "hello", "nosuch");
+    assert_eq!(sender.code_and_message("2").0, 0x1003);
+    sender.publish("commands", r#"{"task_id":3,"config":"LoadPlugin cpu"}"#);
+    assert_eq!(sender.code_and_message("3").0, 0x1000);
+    sender.publish("commands", r#"{"task_id":4,"service":"hello"}"#);
+    assert_eq!(sender.code_and_message("4").0, 0x3000);
+    sender.publish_retained(
+        "commands",
+        r#"{"task_id":5,"service":"hello","command":"exec"}"#,
+    );
+    // A message is only marked as retained for those who subscribe later.
+    assert_eq!(sender.code_and_message("5").0, 0);
+    drop(monitor);
+    let late = Sender::listen(&broker, "results");
+    let _monitor = Running::start(&broker).listening();
+    assert_eq!(late.code_and_message("5").0, 0x3005);
+}
+
+#[test]
+fn without_services_nothing_can_be_run() {
+    if !broker_is_installed("without_services_nothing_can_be_run") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    std::fs::write(monitor.dir.path().join("config.json"), "{}").unwrap();
+    sender.command("1", "hello", "exec");
+    assert_eq!(sender.code_and_message("1").0, 0x1001);
+}
+
+#[test]
+fn an_edit_of_the_services_takes_effect_and_a_broken_one_does_not() {
+    if !broker_is_installed("an_edit_of_the_services_takes_effect_and_a_broken_one_does_not") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    write_config(
+        monitor.dir.path(),
+        r#"{ "new": { "commands": { "exec": "echo new" } } }"#,
+    );
+    sender.command("1", "new", "exec");
+    assert_eq!(sender.code_and_message("1"), (0, "new".to_owned()));
+    write_config(monitor.dir.path(), r#"{ "newer": "#);
+    sender.command("2", "new", "exec");
+    assert_eq!(sender.code_and_message("2"), (0, "new".to_owned()));
+    assert_eq!(
+        monitor
+            .daemon
+            .count("the services are those of the last good version"),
+        1
+    );
+}
+
+#[test]
+fn commands_overlap_and_an_id_is_taken_while_its_task_runs() {
+    if !broker_is_installed("commands_overlap_and_an_id_is_taken_while_its_task_runs") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "slow", "two");
+    sender.command("1", "hello", "exec");
+    sender.command("2", "hello", "exec");
+    assert_eq!(sender.code_and_message("1").0, 0x1100);
+    assert_eq!(sender.code_and_message("2").0, 0);
+    let all = eventually("the slow command's result", SOON, || {
+        Some(sender.received()).filter(|all| all.len() == 3)
+    });
+    assert!(all[2].contains("\"message\":\"two\""), "{all:?}");
+}
+
+#[test]
+fn a_hung_command_is_ended_with_its_group_and_answered() {
+    if !broker_is_installed("a_hung_command_is_ended_with_its_group_and_answered") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "hung", "forever");
+    let result = sender.result("1");
+    assert_eq!(
+        (&result["code"], &result["state"]),
+        (&0x3001.into(), &"timed-out".into())
+    );
+    assert_eq!(
+        result["message"],
+        "begun\n[ended after 0.5 s, because it took too long]"
+    );
+    assert!(is_gone(&monitor.file("pid")));
+    assert!(is_gone(&monitor.file("child")));
+}
+
+#[test]
+fn output_is_capped() {
+    if !broker_is_installed("output_is_capped") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "much", "zeros");
+    let (code, message) = sender.code_and_message("1");
+    assert_eq!(code, 0);
+    let (output, mark) = message.split_at(65_536);
+    assert!(output.bytes().all(|byte| byte == b'x'));
+    assert_eq!(mark, "\n[truncated: 10000000 bytes in all]");
+    sender.command("2", "much", "small");
+    assert_eq!(
+        sender.code_and_message("2").1,
+        "aé\n[truncated: 5 bytes in all]"
+    );
+}
+
+#[test]
+fn a_command_sees_a_clean_environment_and_no_descriptors() {
+    if !broker_is_installed("a_command_sees_a_clean_environment_and_no_descriptors") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "environment", "show");
+    let (_, message) = sender.code_and_message("1");
+    let words: Vec<_> = message.split_whitespace().collect();
+    // cargo sets dozens of variables of its own.
+    assert!(
+        !words.iter().any(|word| word.starts_with("CARGO")),
+        "{words:?}"
+    );
+    // The three standard ones, and that of the directory that is listed.
+    assert_eq!(words[words.len() - 4..], ["0", "1", "2", "3"]);
+    assert!(
+        !words[words.len() - 5].starts_with(|c: char| c.is_ascii_digit()),
+        "{words:?}"
+    );
+}
+
+#[test]
+fn rubbish_changes_nothing() {
+    if !broker_is_installed("rubbish_changes_nothing") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    let mut big = br#"{"task_id":99,"service":"hello","command":"exec","x":""#.to_vec();
+    big.resize(3 << 20, b'x');
+    big.extend_from_slice(b"\"}");
+    let rubbish: [&[u8]; 16] = [
+        b"",
+        b"not JSON",
+        b"42",
+        b"null",
+        b"[]",
+        b"\"text\"",
+        b"{",
+        b"{}",
+        b"{\"task_id\":null,\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":{},\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":1,\"task_id\":2,\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":98,\"service\":\"hello\",\"command\":\"\xff\"}",
+        b"\xff\xfe\x00",
+        &[0; 1000],
+        &big,
+    ];
+    for payload in rubbish {
+        sender.publish("commands", payload);
+    }
+    monitor.logged("a message is not understood", rubbish.len());
+    sender.command("7", "hello", "exec");
+    assert_eq!(sender.code_and_message("7"), (0, "Hello World!".to_owned()));
+    assert_eq!(sender.received().len(), 1, "{:?}", sender.received());
+    assert_eq!(monitor.daemon.count("connected to the broker"), 1);
+    assert_eq!(monitor.daemon.count("is lost"), 0);
+}
+
+#[test]
+fn wrong_types_are_told_where_the_id_can_be_read() {
+    if !broker_is_installed("wrong_types_are_told_where_the_id_can_be_read") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    for (task, rest) in [
+        ("1", r#""service":1,"command":"exec""#),
+        ("2", r#""service":"hello","command":["exec"]"#),
+        ("3", r#""service":"hello","command":"exec","timestamp":0"#),
+        ("4", r#""config":null"#),
+        ("5", r#""x":0"#),
+    ] {
+        sender.publish("commands", format!(r#"{{"task_id":{task},{rest}}}"#));
+        assert_eq!(sender.code_and_message(task).0, 0x3000, "{rest}");
+    }
+}
+
+#[test]
+fn when_the_helper_dies_the_command_is_answered_and_the_next_one_runs() {
+    if !broker_is_installed("when_the_helper_dies_the_command_is_answered_and_the_next_one_runs") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "slow", "hour");
+    let shell = monitor.file("pid");
+    let shell = shell.trim();
+    let stat = std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap();
+    let helper = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    let status = Command::new("kill")
+        .args(["-KILL", &helper])
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let result = sender.result("1");
+    assert_eq!(
+        (&result["code"], &result["state"]),
+        (&0x3002.into(), &"interrupted".into())
+    );
+    sender.command("2", "hello", "exec");
+    assert_eq!(sender.code_and_message("2").0, 0);
+    // Nobody watches it any more but this test.
+    let status = Command::new("kill")
+        .args(["-KILL", &format!("-{shell}")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn stopping_ends_what_runs_and_tells_so() {
+    if !broker_is_installed("stopping_ends_what_runs_and_tells_so") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "slow", "hour");
+    let shell = monitor.file("pid");
+    monitor.monitor.shutdown();
+    assert!(is_gone(&shell));
+    assert_eq!(sender.code_and_message("1").0, 0x3002);
+}

@@ -1,0 +1,234 @@
+//! The connection: there, not there, there again, and not allowed.
+
+use crate::support::{broker_is_installed, Broker, Sender, SOON};
+use crate::{block, Running};
+use collectd_live_tests::eventually;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn a_broker_that_is_absent_at_start_is_found_later() {
+    if !broker_is_installed("a_broker_that_is_absent_at_start_is_found_later") {
+        return;
+    }
+    let mut broker = Broker::prepared("allow_anonymous true\n", |_| {});
+    let monitor = Running::start(&broker);
+    monitor.logged("still cannot connect", 3);
+    // It is an error once, not each time.
+    assert_eq!(monitor.daemon.count("trying again:"), 1);
+    broker.start_again();
+    let monitor = monitor.listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "hello", "exec");
+    assert_eq!(sender.code_and_message("1").0, 0);
+    drop(monitor);
+}
+
+#[test]
+fn a_broker_that_comes_back_is_found_and_results_have_waited() {
+    if !broker_is_installed("a_broker_that_comes_back_is_found_and_results_have_waited") {
+        return;
+    }
+    for qos in [0.0, 1.0, 2.0] {
+        let mut broker = Broker::start();
+        let monitor = Running::with(block(&broker).with("QoS", qos)).listening();
+        let sender = Sender::listen(&broker, "results");
+        sender.command("1", "slow", "two");
+        monitor.logged("started task=1", 1);
+        broker.kill();
+        monitor.logged("is lost", 1);
+        monitor.logged("finished task=1", 1);
+        broker.start_again();
+        // The monitor may be back before the sender is, so the result is waited for in the log.
+        let late = Sender::listen(&broker, "results");
+        monitor.logged("listening for commands", 2);
+        late.command("2", "hello", "exec");
+        assert_eq!(late.code_and_message("2").0, 0);
+        eventually("the result that was kept reaches the broker", SOON, || {
+            let log = broker.log();
+            let sent = log
+                .lines()
+                .filter(|l| l.contains("Received PUBLISH from collectd-monitor-node1"));
+            (sent.count() >= 2).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_kept_session_delivers_what_was_sent_meanwhile() {
+    if !broker_is_installed("a_kept_session_delivers_what_was_sent_meanwhile") {
+        return;
+    }
+    let broker = Broker::start();
+    drop(Running::start(&broker).listening());
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "hello", "exec");
+    eventually("the broker has the command", SOON, || {
+        broker
+            .log()
+            .contains("Received PUBREL from sender")
+            .then_some(())
+    });
+    let _monitor = Running::start(&broker).listening();
+    assert_eq!(sender.code_and_message("1").0, 0);
+}
+
+#[test]
+fn topics_and_the_client_id_hold_the_name_of_the_host() {
+    if !broker_is_installed("topics_and_the_client_id_hold_the_name_of_the_host") {
+        return;
+    }
+    let broker = Broker::start();
+    let mut block = block(&broker);
+    for option in &mut block.children {
+        if option.is("CommandTopic") || option.is("CommandResultTopic") {
+            let topic = format!("{}/%h", option.key);
+            option.values = vec![topic.as_str().into()];
+        }
+    }
+    let _monitor = Running::with(block).listening();
+    let sender = Sender::listen(&broker, "CommandResultTopic/node1");
+    let json = r#"{"task_id":1,"service":"hello","command":"exec"}"#;
+    sender.publish("CommandTopic/node1", json);
+    assert_eq!(sender.code_and_message("1").0, 0);
+    assert!(broker.log().contains("as collectd-monitor-node1"));
+}
+
+#[test]
+fn a_wrong_password_is_named_once_and_shown_nowhere() {
+    if !broker_is_installed("a_wrong_password_is_named_once_and_shown_nowhere") {
+        return;
+    }
+    let broker = Broker::with("allow_anonymous false\n");
+    let block = block(&broker).with("User", "u").with("Password", "hunter2");
+    let monitor = Running::with(block);
+    monitor.logged("still cannot connect", 3);
+    assert_eq!(monitor.daemon.count("trying again: not authorized"), 1);
+    monitor.monitor.shutdown();
+    assert_eq!(monitor.daemon.count("hunter2"), 0);
+}
+
+#[test]
+fn a_topic_that_is_denied_is_named() {
+    if !broker_is_installed("a_topic_that_is_denied_is_named") {
+        return;
+    }
+    // Its access list file only filters what is delivered; its security plugin refuses to subscribe.
+    let configuration = "allow_anonymous true\nplugin PLUGINS/mosquitto_dynamic_security.so\n\
+         plugin_opt_config_file DIR/access.json\n";
+    let mut broker = Broker::prepared(configuration, |dir| {
+        let access = r#"{ "defaultACLAccess": { "publishClientSend": true,
+            "publishClientReceive": true, "subscribe": false, "unsubscribe": true } }"#;
+        fs::write(dir.join("access.json"), access).expect("a file");
+    });
+    broker.start_again();
+    let monitor = Running::start(&broker);
+    monitor.logged(
+        "the broker refuses the subscription to the topic \"commands\"",
+        1,
+    );
+}
+
+/// Makes an authority, and a certificate of the broker for this name.
+fn certificates(dir: &Path, name: &str) {
+    let run = |arguments: &[&str]| {
+        let output = Command::new("openssl")
+            .args(arguments)
+            .current_dir(dir)
+            .output()
+            .expect("openssl is there, as the library is built with it");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ];
+    let ca = [
+        "req",
+        "-x509",
+        "-subj",
+        "/CN=Test CA",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-days",
+        "2",
+    ];
+    run(&[&ca[..], &key].concat());
+    let request = [
+        "req",
+        "-subj",
+        "/CN=broker",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "csr.pem",
+    ];
+    run(&[&request[..], &key].concat());
+    fs::write(dir.join("ext"), format!("subjectAltName={name}\n")).expect("a file");
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        "csr.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-out",
+        "cert.pem",
+        "-days",
+        "2",
+        "-extfile",
+        "ext",
+    ]);
+}
+
+fn tls_broker(name: &str) -> Broker {
+    let configuration = "allow_anonymous true\ncertfile DIR/cert.pem\nkeyfile DIR/key.pem\n";
+    let mut broker = Broker::prepared(configuration, |dir| certificates(dir, name));
+    broker.start_again();
+    broker
+}
+
+#[test]
+fn tls_verifies_the_broker() {
+    if !broker_is_installed("tls_verifies_the_broker") {
+        return;
+    }
+    let broker = tls_broker("IP:127.0.0.1");
+    let ca = broker.dir().join("ca.pem");
+    let trusting = block(&broker)
+        .with("Secure", true)
+        .with("CAFile", ca.to_str().unwrap());
+    drop(Running::with(trusting).listening());
+    // Without the authority's certificate there is no reason to believe the broker.
+    let monitor = Running::with(block(&broker).with("Secure", true));
+    monitor.logged("still cannot connect", 2);
+    assert_eq!(monitor.daemon.count("connected to the broker"), 0);
+}
+
+#[test]
+fn tls_refuses_a_broker_with_another_name() {
+    if !broker_is_installed("tls_refuses_a_broker_with_another_name") {
+        return;
+    }
+    let broker = tls_broker("DNS:elsewhere.example");
+    let ca = broker.dir().join("ca.pem");
+    let block = block(&broker)
+        .with("Secure", true)
+        .with("CAFile", ca.to_str().unwrap());
+    let monitor = Running::with(block);
+    monitor.logged("still cannot connect", 2);
+    assert_eq!(monitor.daemon.count("connected to the broker"), 0);
+}

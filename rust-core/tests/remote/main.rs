@@ -1,0 +1,125 @@
+//! The whole monitor with a daemon that is not there and a broker that is.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod commands;
+mod connection;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use collectd_live::daemon::Daemon;
+use collectd_live::fake::FakeDaemon;
+use collectd_live::monitor::Monitor;
+use collectd_live::settings::{Block, Value};
+use collectd_live_tests::eventually;
+use support::{Broker, SOON};
+
+/// The helper that cargo has built.
+const HELPER: &str = env!("CARGO_BIN_EXE_collectd-live-runner");
+
+/// A monitor that runs.
+struct Running {
+    daemon: Arc<FakeDaemon>,
+    monitor: Monitor,
+    dir: tempfile::TempDir,
+}
+
+/// The block of a monitor that talks to this broker.
+fn block(broker: &Broker) -> Block {
+    Block::option("Plugin", [Value::from("monitor")])
+        .with("Host", broker.address().as_str())
+        .with("CommandTopic", "commands")
+        .with("CommandResultTopic", "results")
+        .with("ReconnectInterval", 0.1)
+        .with("LogLevel", "debug")
+}
+
+/// The services that most tests use.
+const SERVICES: &str = r#"{
+    "hello": { "commands": { "exec": "echo Hello World!" } },
+    "exit": { "Commands": {
+        "three": "exit 3", "missing": "/nonexistent/program", "killed": "kill -9 $$",
+        "argv": { "argv": ["/nonexistent/program"] } } },
+    "slow": { "commands": { "two": "sleep 2; echo two", "hour": "echo $$ > DIR/pid; sleep 3600" } },
+    "hung": { "commands": { "forever": {
+        "shell": "sleep 3600 & echo $! > DIR/child; echo $$ > DIR/pid; echo begun; wait", "timeout": 0.5 } } },
+    "much": { "commands": {
+        "zeros": "head -c 10000000 /dev/zero | tr '\\0' x",
+        "small": { "argv": ["/usr/bin/printf", "aéé"], "max_output": 4 } } },
+    "environment": { "commands": {
+        "show": "env | sort | cut -d= -f1 | tr '\\n' ' '; ls /proc/self/fd | tr '\\n' ' '" } }
+}"#;
+
+impl Running {
+    fn start(broker: &Broker) -> Self {
+        Self::with(block(broker))
+    }
+
+    fn with(block: Block) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        write_config(dir.path(), SERVICES);
+        let path = dir.path().join("config.json");
+        let block = block.with("MonitorConfigPath", path.to_str().expect("UTF-8"));
+        let daemon = Arc::new(FakeDaemon::new("node1"));
+        let monitor = Monitor::new(Arc::clone(&daemon) as Arc<dyn Daemon>, HELPER.into());
+        monitor
+            .configure(&block)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", daemon.lines()));
+        monitor
+            .init()
+            .unwrap_or_else(|e| panic!("{e}: {:?}", daemon.lines()));
+        Self {
+            daemon,
+            monitor,
+            dir,
+        }
+    }
+
+    /// Waits until a line was logged so many times.
+    #[track_caller]
+    fn logged(&self, text: &str, count: usize) {
+        eventually(&format!("the line {text:?} {count} times"), SOON, || {
+            (self.daemon.count(text) >= count).then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn listening(self) -> Self {
+        self.logged("listening for commands", 1);
+        self
+    }
+
+    /// A file that a command writes, when it is there and whole.
+    #[track_caller]
+    fn file(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        eventually(&format!("the file {name}"), SOON, || {
+            fs::read_to_string(&path)
+                .ok()
+                .filter(|text| text.ends_with('\n'))
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.monitor.shutdown();
+        if std::thread::panicking() {
+            for (level, line) in self.daemon.lines() {
+                eprintln!("{level:?}: {line}");
+            }
+        }
+    }
+}
+
+fn write_config(dir: &Path, services: &str) {
+    let services = services.replace("DIR", dir.to_str().expect("UTF-8"));
+    // An editor replaces a file at once, too.
+    let new = dir.join("config.json.new");
+    fs::write(&new, format!("{{ \"Services\": {services} }}")).expect("a file");
+    fs::rename(new, dir.join("config.json")).expect("a file");
+}

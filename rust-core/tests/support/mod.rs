@@ -1,0 +1,302 @@
+//! A real broker, and somebody at the other end of it.
+
+#![allow(
+    dead_code,
+    reason = "each test program uses its own part of these helpers"
+)]
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use collectd_live_tests::eventually;
+use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+
+/// How long anything may take that is not timed.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Whether there is a broker to test with. Its absence is told to whoever counts the tests.
+pub(crate) fn broker_is_installed(test: &str) -> bool {
+    if mosquitto().is_some() {
+        return true;
+    }
+    let reason = "mosquitto is not installed (apt-get install mosquitto)";
+    eprintln!("{test} is skipped: {reason}");
+    if let Some(tally) = env::var_os("COLLECTD_LIVE_TALLY") {
+        let mut tally = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(tally)
+            .expect("the tally can be written");
+        writeln!(tally, "skip\t{test}\t{reason}").expect("the tally can be written");
+    }
+    false
+}
+
+fn mosquitto() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|directory| directory.join("mosquitto"))
+        .find(|program| program.is_file())
+}
+
+/// Debian puts plugins into the directory of the architecture.
+fn plugins() -> String {
+    let triplet = format!("{}-linux-gnu", env::consts::ARCH);
+    ["/usr/lib".to_owned(), format!("/usr/lib/{triplet}")]
+        .into_iter()
+        .find(|dir| {
+            Path::new(dir)
+                .join("mosquitto_dynamic_security.so")
+                .exists()
+        })
+        .unwrap_or_default()
+}
+
+/// A mosquitto on a port of its own.
+pub(crate) struct Broker {
+    dir: tempfile::TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// A broker that lets everybody in.
+    pub(crate) fn start() -> Self {
+        Self::with("allow_anonymous true\n")
+    }
+
+    /// A broker with these lines in its configuration, in which `DIR` stands for its directory and
+    /// `PLUGINS` for that of mosquitto's plugins.
+    pub(crate) fn with(configuration: &str) -> Self {
+        let mut broker = Self::prepared(configuration, |_| {});
+        broker.start_again();
+        broker
+    }
+
+    /// A broker that does not run yet. The files that it needs are written by the function.
+    pub(crate) fn prepared(configuration: &str, files: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        files(dir.path());
+        let configuration = configuration
+            .replace("DIR", dir.path().to_str().expect("UTF-8"))
+            .replace("PLUGINS", &plugins());
+        fs::write(dir.path().join("extra.conf"), configuration).expect("a file");
+        // Another process may take the port before the broker does; start_again() sees that.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port")
+            .port();
+        Self {
+            dir,
+            port,
+            process: None,
+        }
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Starts it on its port, which a connection in TIME_WAIT may hold for a moment.
+    pub(crate) fn start_again(&mut self) {
+        let program = mosquitto().expect("mosquitto is installed");
+        let dir = self.dir.path();
+        let extra = fs::read_to_string(dir.join("extra.conf")).expect("a file");
+        let conf = dir.join("mosquitto.conf");
+        // As root, mosquitto would become another user, who may not read this directory.
+        let text = format!("user root\nlistener {} 127.0.0.1\n{extra}", self.port);
+        fs::write(&conf, text).expect("a file");
+        let process = eventually("mosquitto runs and listens", SOON, || {
+            let log = fs::File::create(dir.join("log")).expect("a file");
+            let mut process = Command::new(&program)
+                .arg("-v")
+                .arg("-c")
+                .arg(&conf)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a descriptor"))
+                .stderr(log)
+                .spawn()
+                .expect("mosquitto can be started");
+            let listens = eventually("mosquitto listens or ends", SOON, || {
+                match process.try_wait().expect("a child") {
+                    Some(_) => Some(false),
+                    None => TcpStream::connect(("127.0.0.1", self.port))
+                        .is_ok()
+                        .then_some(true),
+                }
+            });
+            // Whoever answers must be this very process.
+            let lives = process.try_wait().expect("a child").is_none();
+            if listens && lives && self.log().contains("running") {
+                return Some(process);
+            }
+            if lives {
+                process.kill().expect("a child");
+                process.wait().expect("a child");
+            }
+            None
+        });
+        self.process = Some(process);
+    }
+
+    /// Ends it without a goodbye.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("a child");
+            process.wait().expect("a child");
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the broker's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Somebody who sends commands and sees the results.
+pub(crate) struct Sender {
+    client: Client,
+    received: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Connects, and listens on a topic.
+    pub(crate) fn listen(broker: &Broker, topic: &str) -> Self {
+        let mut options =
+            MqttOptions::new(format!("sender-{}", unique()), "127.0.0.1", broker.port());
+        options.set_max_packet_size(64 << 20, 64 << 20);
+        let (client, mut connection) = Client::new(options, 100);
+        client.subscribe(topic, QoS::AtLeastOnce).expect("room");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let subscribed = Arc::new(Mutex::new(false));
+        let (sink, flag) = (Arc::clone(&received), Arc::clone(&subscribed));
+        let thread = std::thread::spawn(move || {
+            for event in connection.iter() {
+                match event {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => *flag.lock().expect("ours") = true,
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let text = String::from_utf8(publish.payload.to_vec()).expect("UTF-8");
+                        sink.lock().expect("ours").push(text);
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        eventually("the sender listens", SOON, || {
+            subscribed.lock().expect("ours").then_some(())
+        });
+        Self {
+            client,
+            received,
+            thread: Some(thread),
+        }
+    }
+
+    /// Publishes anything.
+    pub(crate) fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        self.client
+            .publish(topic, QoS::ExactlyOnce, false, payload)
+            .expect("room");
+    }
+
+    /// Publishes anything, retained.
+    pub(crate) fn publish_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        self.client
+            .publish(topic, QoS::ExactlyOnce, true, payload)
+            .expect("room");
+    }
+
+    /// Publishes a command.
+    pub(crate) fn command(&self, task: &str, service: &str, command: &str) {
+        let text = format!(
+            r#"{{"task_id":{task},"timestamp":"2020-11-26T00:41:19Z","service":"{service}","command":"{command}"}}"#
+        );
+        self.publish("commands", text);
+    }
+
+    /// What came so far.
+    pub(crate) fn received(&self) -> Vec<String> {
+        self.received.lock().expect("ours").clone()
+    }
+
+    /// Waits for the result of a task.
+    #[track_caller]
+    pub(crate) fn result(&self, task: &str) -> serde_json::Value {
+        let start = format!("{{\"task_id\":{task},");
+        let text = eventually(&format!("the result of the task {task}"), SOON, || {
+            self.received()
+                .into_iter()
+                .find(|text| text.starts_with(&start))
+        });
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Waits for the result of a task, and returns its code and message.
+    #[track_caller]
+    pub(crate) fn code_and_message(&self, task: &str) -> (u64, String) {
+        let result = self.result(task);
+        let code = result["code"].as_u64().expect("a number");
+        (
+            code,
+            result["message"].as_str().expect("a string").to_owned(),
+        )
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // The broker may be gone already, and the thread with it.
+        if self.client.disconnect().is_ok() {
+            if let Some(thread) = self.thread.take() {
+                let joined = thread.join();
+                assert!(joined.is_ok() || std::thread::panicking());
+            }
+        }
+    }
+}
+
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whether a process is gone, or only waits for its parent to take note.
+pub(crate) fn is_gone(pid: &str) -> bool {
+    match fs::read_to_string(format!("/proc/{}/stat", pid.trim())) {
+        Ok(stat) => stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" Z")),
+        Err(_) => true,
+    }
+}
