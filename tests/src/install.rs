@@ -68,7 +68,7 @@ impl Variant {
 }
 
 /// The directory that holds all build results.
-pub(crate) fn build_dir() -> PathBuf {
+pub fn build_dir() -> PathBuf {
     env::var_os("COLLECTD_LIVE_BUILD").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("build"),
         PathBuf::from,

@@ -23,7 +23,7 @@ mod wait;
 
 pub use control::{Connection, PluginInfo, Reply};
 pub use daemon::{Builder, Collectdctl, Daemon};
-pub use install::Variant;
+pub use install::{build_dir, Variant};
 pub use process::Status;
 pub use sequence::{Sequence, SequenceLog};
 pub use skip::{may_change_user, skip};

@@ -3,6 +3,7 @@
 mod busy;
 mod churn;
 mod client;
+mod documents;
 mod gate;
 mod harness;
 mod lifecycle;
