@@ -28,9 +28,7 @@ fn root() -> &'static Path {
 
 /// The installed headers of the daemon that ci/build makes.
 fn headers() -> PathBuf {
-    let build =
-        env::var_os("COLLECTD_LIVE_BUILD").map_or_else(|| root().join("../build"), PathBuf::from);
-    let headers = build.join("prefix/include/collectd/core");
+    let headers = collectd_live_tests::build_dir().join("prefix/include/collectd/core");
     assert!(
         headers.join("config.h").is_file(),
         "there are no headers in {}: run ci/build first, or name its output with COLLECTD_LIVE_BUILD",

@@ -89,3 +89,92 @@ unsafe fn counted<'a, T>(first: *const T, count: i32) -> &'a [T] {
         _ => &[],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::ptr;
+
+    /// A tree as liboconfig makes it, which lives as long as this value.
+    struct Tree {
+        _texts: Vec<CString>,
+        _values: Box<[sys::oconfig_value_t]>,
+        _children: Box<[sys::oconfig_item_t]>,
+        root: sys::oconfig_item_t,
+    }
+
+    fn tree(key: &[u8]) -> Tree {
+        let texts: Vec<CString> = [key, b"Plugin", b"monitor"]
+            .into_iter()
+            .map(|text| CString::new(text).unwrap())
+            .collect();
+        let text = |n: usize| texts[n].as_ptr().cast_mut();
+        let value = |type_: u32, value| sys::oconfig_value_t {
+            value,
+            type_: i32::try_from(type_).unwrap(),
+        };
+        type Union = sys::oconfig_value_s__bindgen_ty_1;
+        let mut values = [
+            value(sys::OCONFIG_TYPE_STRING, Union { string: text(2) }),
+            value(sys::OCONFIG_TYPE_NUMBER, Union { number: 1.5 }),
+            value(sys::OCONFIG_TYPE_BOOLEAN, Union { boolean: 1 }),
+        ]
+        .to_vec()
+        .into_boxed_slice();
+        let mut children = [sys::oconfig_item_t {
+            key: text(0),
+            values: ptr::null_mut(),
+            values_num: 0,
+            parent: ptr::null_mut(),
+            children: ptr::null_mut(),
+            children_num: 0,
+        }]
+        .to_vec()
+        .into_boxed_slice();
+        let root = sys::oconfig_item_t {
+            key: text(1),
+            values: values.as_mut_ptr(),
+            values_num: 3,
+            parent: ptr::null_mut(),
+            children: children.as_mut_ptr(),
+            children_num: 1,
+        };
+        Tree {
+            _texts: texts,
+            _values: values,
+            _children: children,
+            root,
+        }
+    }
+
+    #[test]
+    fn a_block_is_copied_with_everything_in_it() {
+        let tree = tree(b"Host");
+        // SAFETY: The tree is made as liboconfig makes it, and lives.
+        let block = unsafe { block(&tree.root) }.unwrap();
+        let values = [Value::from("monitor"), Value::from(1.5), Value::from(true)];
+        let mut expected = Block::option("Plugin", values);
+        expected.children.push(Block::option("Host", []));
+        assert_eq!(block, expected);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused() {
+        let tree = tree(b"Ho\xffst");
+        // SAFETY: The tree is made as liboconfig makes it, and lives.
+        let result = unsafe { block(&tree.root) };
+        assert_eq!(result, Err(cl_status::CL_STATUS_NOT_UTF8));
+    }
+
+    #[test]
+    fn a_tree_that_contains_itself_is_refused() {
+        let mut tree = tree(b"Host");
+        let mut cycle = Box::new(tree.root);
+        cycle.children = &raw mut *cycle;
+        tree.root.children = &raw mut *cycle;
+        // SAFETY: Every pointer is valid, and the values live as long as the tree.
+        let result = unsafe { block(&tree.root) };
+        assert_eq!(result, Err(cl_status::CL_STATUS_CONFIGURATION));
+    }
+}

@@ -181,3 +181,37 @@ fn field(field: &[c_char]) -> String {
         Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
     }
 }
+
+// cl_monitor_new() cannot be called here: there is no collectd to be linked with.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr;
+
+    #[test]
+    fn null_is_answered_and_never_followed() {
+        let null = cl_status::CL_STATUS_NULL;
+        // SAFETY: NULL is allowed everywhere.
+        unsafe {
+            assert_eq!(cl_monitor_configure(ptr::null(), ptr::null()), null);
+            assert_eq!(cl_monitor_init(ptr::null()), null);
+            assert_eq!(cl_monitor_notification(ptr::null(), ptr::null()), null);
+            assert_eq!(cl_monitor_shutdown(ptr::null()), null);
+            cl_monitor_free(ptr::null_mut());
+        }
+    }
+
+    #[test]
+    fn time_is_counted_in_parts_of_a_second() {
+        assert_eq!(time(3 << 29), UNIX_EPOCH + Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn a_field_ends_at_its_nul_or_its_end() {
+        let c = |text: &[u8]| -> Vec<c_char> {
+            text.iter().map(|b| c_char::from_ne_bytes([*b])).collect()
+        };
+        assert_eq!(field(&c(b"ab\0cd")), "ab");
+        assert_eq!(field(&c(b"abc")), "abc");
+    }
+}

@@ -7,7 +7,6 @@
 
 use std::env;
 use std::fs;
-use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use collectd_live_tests::eventually;
+use collectd_live_tests::{eventually, skip};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
 /// How long anything may take that is not timed.
@@ -26,16 +25,7 @@ pub(crate) fn broker_is_installed(test: &str) -> bool {
     if mosquitto().is_some() {
         return true;
     }
-    let reason = "mosquitto is not installed (apt-get install mosquitto)";
-    eprintln!("{test} is skipped: {reason}");
-    if let Some(tally) = env::var_os("COLLECTD_LIVE_TALLY") {
-        let mut tally = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(tally)
-            .expect("the tally can be written");
-        writeln!(tally, "skip\t{test}\t{reason}").expect("the tally can be written");
-    }
+    skip(test, "mosquitto (apt-get install mosquitto)");
     false
 }
 

@@ -1,0 +1,290 @@
+//! The plugin `monitor` in a real collectd, with a real broker.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use collectd_live_tests::{build_dir, eventually, patience, skip, Builder, Daemon, Variant};
+use support::{broker_is_installed, is_gone, Broker, Sender, SOON};
+
+/// Where ci/build installs things.
+fn prefix() -> PathBuf {
+    build_dir().join("prefix")
+}
+
+/// Whether what these tests need is there. A build of collectd need not have the plugin.
+fn can_run(test: &str) -> bool {
+    if !prefix().join("lib/collectd/monitor.so").is_file() {
+        skip(test, "a collectd that was configured --with-collectd-live");
+        return false;
+    }
+    broker_is_installed(test)
+}
+
+/// A daemon whose plugin exec runs a program ten times a second and takes every child's status.
+fn daemon() -> Builder {
+    Daemon::builder(Variant::Patched)
+        .load_plugin("exec")
+        .plugin_block("exec", "Exec \"nobody\" \"/bin/true\"")
+        .load_plugin("uptime")
+        .available("monitor")
+}
+
+/// The block for this broker, with the services that most tests use.
+fn block(broker: &Broker, dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "Host \"{}\"\nCommandTopic \"commands\"\nCommandResultTopic \"results\"\n\
+         ReconnectInterval 0.1\nLogLevel \"info\"\n\
+         <Service \"hello\">\nCommand \"exec\" \"echo Hello World!\"\n</Service>\n\
+         <Service \"exit\">\nCommand \"three\" \"exit 3\"\nCommand \"missing\" \"/nonexistent\"\n\
+         Command \"killed\" \"kill -9 $$\"\n</Service>\n\
+         <Service \"slow\">\nCommand \"hour\" \"echo $$ > {dir}/slow; sleep 3600\"\n</Service>\n",
+        broker.address()
+    )
+}
+
+/// Runs the installed `collectd-live send-command`.
+fn send(broker: &Broker, service: &str, command: &str) -> Output {
+    Command::new(prefix().join("bin/collectd-live"))
+        .args(["send-command", service, command, "-h", &broker.address()])
+        .args(["-t", "commands", "-r", "results", "--timeout", "30"])
+        .output()
+        .expect("collectd-live is installed")
+}
+
+#[track_caller]
+fn listening(daemon: &Daemon, times: usize) {
+    eventually("the monitor listens", SOON, || {
+        let log = daemon.log();
+        (log.matches("listening for commands").count() >= times).then_some(())
+    });
+}
+
+fn entries(pid: u32, what: &str) -> usize {
+    fs::read_dir(format!("/proc/{pid}/{what}"))
+        .expect("a process")
+        .count()
+}
+
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .expect("a line");
+    let number = line.split_whitespace().next().expect("a number");
+    number.parse().expect("a number")
+}
+
+#[test]
+fn commands_end_with_their_own_status_though_exec_reaps_every_child() {
+    if !can_run("commands_end_with_their_own_status_though_exec_reaps_every_child") {
+        return;
+    }
+    let broker = Broker::start();
+    let daemon = daemon().start();
+    let block = block(&broker, &daemon.path("."));
+    daemon.load("monitor", &[("config", &block)]).expect_ok();
+    let info = daemon.assert_state("monitor", "READY");
+    assert_eq!(info.field("unloadable"), "yes");
+    listening(&daemon, 1);
+    let output = send(&broker, "hello", "exec");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("\"message\":\"Hello World!\""), "{stdout}");
+
+    let sender = Sender::listen(&broker, "results");
+    for round in 0..20 {
+        for (command, code) in [("three", 3), ("missing", 127), ("killed", 137)] {
+            let task = format!("\"{command} {round}\"");
+            sender.command(&task, "exit", command);
+            assert_eq!(sender.code_and_message(&task).0, code, "{command}");
+        }
+    }
+    daemon.unload("monitor").expect_ok();
+    assert!(daemon.plugin("monitor").is_none());
+    daemon.wait_for_value_of("uptime");
+    daemon.stop();
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_and_can_be_mended() {
+    if !can_run("a_wrong_configuration_is_refused_and_can_be_mended") {
+        return;
+    }
+    let broker = Broker::start();
+    let daemon = daemon().start();
+    daemon
+        .load("monitor", &[("config", "Hots \"x\"\nQoS 3")])
+        .expect_refused(&["Hots: is not a setting"]);
+    let info = daemon.assert_state("monitor", "FAILED");
+    assert!(info.field("error").contains("Hots"), "{info:?}");
+    assert!(daemon.log().contains("QoS: must be 0, 1 or 2, not 3"));
+
+    let good = block(&broker, &daemon.path("."));
+    let missing = format!("{good}HelperPath \"/nonexistent/helper\"\n");
+    daemon
+        .load("monitor", &[("config", &missing)])
+        .expect_refused(&["/nonexistent/helper"]);
+    daemon.load("monitor", &[("config", &good)]).expect_ok();
+    listening(&daemon, 1);
+    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
+
+    // A configuration that does not work leaves the one that does in force.
+    daemon
+        .reload("monitor", &[("config", &missing)])
+        .expect_refused(&["/nonexistent/helper"]);
+    daemon.assert_state("monitor", "READY");
+    listening(&daemon, 2);
+    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
+    daemon.stop();
+}
+
+#[test]
+fn it_starts_with_the_daemon_and_waits_for_the_broker() {
+    if !can_run("it_starts_with_the_daemon_and_waits_for_the_broker") {
+        return;
+    }
+    let mut broker = Broker::prepared("allow_anonymous true\n", |_| {});
+    let builder = daemon().load_plugin("monitor");
+    let secret = "User \"u\"\nPassword \"hunter2\"\n";
+    let block = format!("{}{secret}", block(&broker, &builder.path(".")));
+    let daemon = builder.plugin_block("monitor", &block).start();
+    daemon.wait_for_log("cannot connect to the broker");
+    daemon.wait_for_value_of("uptime");
+    broker.start_again();
+    listening(&daemon, 1);
+    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
+    broker.kill();
+    daemon.wait_for_log("is lost");
+    broker.start_again();
+    listening(&daemon, 2);
+    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
+    let log = daemon.stop();
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[test]
+fn a_command_ends_with_the_daemon() {
+    if !can_run("a_command_ends_with_the_daemon") {
+        return;
+    }
+    let broker = Broker::start();
+    let daemon = daemon().start();
+    let file = daemon.path("slow");
+    let block = block(&broker, &daemon.path("."));
+    daemon.load("monitor", &[("config", &block)]).expect_ok();
+    listening(&daemon, 1);
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "slow", "hour");
+    let shell = eventually("the command runs", SOON, || {
+        fs::read_to_string(&file)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    });
+    let started = Instant::now();
+    daemon.stop();
+    assert!(started.elapsed() < patience(Duration::from_secs(10)));
+    assert!(is_gone(&shell));
+    assert_eq!(sender.code_and_message("1").0, 0x3002);
+}
+
+#[test]
+fn nothing_of_the_helper_or_its_commands_outlives_a_killed_daemon() {
+    if !can_run("nothing_of_the_helper_or_its_commands_outlives_a_killed_daemon") {
+        return;
+    }
+    let broker = Broker::start();
+    let daemon = daemon().start();
+    let file = daemon.path("slow");
+    let block = block(&broker, &daemon.path("."));
+    daemon.load("monitor", &[("config", &block)]).expect_ok();
+    listening(&daemon, 1);
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "slow", "hour");
+    let shell = eventually("the command runs", SOON, || {
+        fs::read_to_string(&file)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    });
+    // Dropping a daemon kills it.
+    drop(daemon);
+    eventually("the command is gone", SOON, || {
+        is_gone(&shell).then_some(())
+    });
+}
+
+#[test]
+fn it_comes_and_goes_a_hundred_times_and_leaves_nothing_behind() {
+    const ROUNDS: usize = 100;
+    const WARM: usize = 50;
+    if !can_run("it_comes_and_goes_a_hundred_times_and_leaves_nothing_behind") {
+        return;
+    }
+    let broker = Broker::start();
+    // Without exec, whose threads and pipes come and go.
+    let daemon = Daemon::builder(Variant::Patched)
+        .load_plugin("uptime")
+        .available("monitor")
+        .start();
+    let sender = Sender::listen(&broker, "results");
+    daemon.wait_for_value_of("uptime");
+    let (mut threads, mut descriptors, mut warm) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        let block = format!(
+            "Host \"{}\"\nCommandTopic \"commands/{round}\"\nCommandResultTopic \"results\"\n\
+             CleanSession true\n<Service \"s\">\nCommand \"c\" \"echo {round}\"\n</Service>\n\
+             LogLevel \"{}\"\n",
+            broker.address(),
+            if round % 2 == 0 { "info" } else { "debug" }
+        );
+        daemon.load("monitor", &[("config", &block)]).expect_ok();
+        listening(&daemon, round + 1);
+        let command = format!(r#"{{"task_id":{round},"service":"s","command":"c"}}"#);
+        sender.publish(&format!("commands/{round}"), command);
+        let result = sender.code_and_message(&round.to_string());
+        assert_eq!(result, (0, round.to_string()));
+        daemon.unload("monitor").expect_ok();
+        if round == 0 {
+            // The lifecycle thread is there from the first operation on.
+            threads = entries(daemon.pid(), "task");
+            descriptors = entries(daemon.pid(), "fd");
+        }
+        eventually("every thread is gone", SOON, || {
+            (entries(daemon.pid(), "task") == threads).then_some(())
+        });
+        assert_eq!(entries(daemon.pid(), "fd"), descriptors, "in round {round}");
+        if round == WARM {
+            warm = memory(daemon.pid());
+        }
+    }
+    let grown = memory(daemon.pid()).saturating_sub(warm);
+    assert!(
+        grown < 512,
+        "{grown} KiB more after {ROUNDS} rounds than after {WARM}"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn only_module_register_is_visible() {
+    if !can_run("only_module_register_is_visible") {
+        return;
+    }
+    let output = Command::new("nm")
+        .args(["-D", "--defined-only"])
+        .arg(prefix().join("lib/collectd/monitor.so"))
+        .output()
+        .expect("binutils are installed, as collectd was built with them");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let names: Vec<_> = stdout
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    assert_eq!(names, ["module_register"]);
+}
