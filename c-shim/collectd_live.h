@@ -1,3 +1,4 @@
+/* clang-format off */
 /* The monitor's functions for C. Their contract is in README.md beside this file. */
 
 #ifndef COLLECTD_LIVE_H
