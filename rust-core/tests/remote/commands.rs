@@ -3,7 +3,8 @@
 use crate::support::{broker_is_installed, is_gone, Broker, Sender, SOON};
 use crate::{write_config, Running};
 use collectd_live_tests::eventually;
-use std::process::{Command, Stdio};
+use rustix::process::{kill_process, kill_process_group, Pid, Signal};
+use std::fs;
 
 #[test]
 fn a_command_is_run_and_answered() {
@@ -105,7 +106,7 @@ fn without_services_nothing_can_be_run() {
     let broker = Broker::start();
     let monitor = Running::start(&broker).listening();
     let sender = Sender::listen(&broker, "results");
-    std::fs::write(monitor.dir.path().join("config.json"), "{}").unwrap();
+    fs::write(monitor.dir.path().join("config.json"), "{}").unwrap();
     sender.command("1", "hello", "exec");
     assert_eq!(sender.code_and_message("1").0, 0x1001);
 }
@@ -281,6 +282,14 @@ fn wrong_types_are_told_where_the_id_can_be_read() {
     }
 }
 
+/// A process that may be killed: to the kernel, 1 and its group would mean much more.
+#[track_caller]
+fn pid(text: &str) -> Pid {
+    let number: i32 = text.trim().parse().expect("a process id");
+    assert!(number > 1, "{number} is not a process of this test");
+    Pid::from_raw(number).expect("a process id")
+}
+
 #[test]
 fn when_the_helper_dies_the_command_is_answered_and_the_next_one_runs() {
     if !broker_is_installed("when_the_helper_dies_the_command_is_answered_and_the_next_one_runs") {
@@ -290,23 +299,13 @@ fn when_the_helper_dies_the_command_is_answered_and_the_next_one_runs() {
     let monitor = Running::start(&broker).listening();
     let sender = Sender::listen(&broker, "results");
     sender.command("1", "slow", "hour");
-    let shell = monitor.file("pid");
-    let shell = shell.trim();
-    let stat = std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap();
-    let helper = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .to_owned();
-    let status = Command::new("kill")
-        .args(["-KILL", &helper])
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
+    let shell = pid(&monitor.file("pid"));
+    let stat = fs::read_to_string(format!("/proc/{shell}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let helper = pid(fields.split_whitespace().nth(1).unwrap());
+    let name = fs::read_to_string(format!("/proc/{helper}/comm")).unwrap();
+    assert_eq!(name, "collectd-live-r\n");
+    kill_process(helper, Signal::KILL).unwrap();
     let result = sender.result("1");
     assert_eq!(
         (&result["code"], &result["state"]),
@@ -315,11 +314,10 @@ fn when_the_helper_dies_the_command_is_answered_and_the_next_one_runs() {
     sender.command("2", "hello", "exec");
     assert_eq!(sender.code_and_message("2").0, 0);
     // Nobody watches it any more but this test.
-    let status = Command::new("kill")
-        .args(["-KILL", &format!("-{shell}")])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    kill_process_group(shell, Signal::KILL).unwrap();
+    eventually("the command is gone", SOON, || {
+        is_gone(&shell.to_string()).then_some(())
+    });
 }
 
 #[test]
