@@ -20,8 +20,13 @@ TARBALL_SHA256=9ccc5ebb9884a8fca1c4cdbd48d45c5875d683330a482d09da4fe2c571f3b536
 
 # What a build needs; autoconf and automake bring perl.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libtool make patch
-	pkg-config xz-utils)
+BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libssl-dev libtool
+	make patch pkg-config xz-utils)
+
+# What the tests need beside: a broker, certificates, symbol tables, and the
+# library that bindgen reads C with.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+TEST_PACKAGES=(binutils libclang1-14 mosquitto openssl)
 
 # The plugins that build on a bare machine. Named one by one, so that the
 # result does not depend on which libraries the machine happens to have.
