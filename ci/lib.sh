@@ -47,9 +47,9 @@ ALL_PLUGINS=(aggregation apcups battery buddyinfo cgroups check_uptime chrony
 # The plugins of the trees for comparisons, sanitizers and ci/series: few, so
 # that they build fast.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-FEW_PLUGINS=(aggregation contextswitch cpu csv df exec interface load logfile
-	match_regex memory swap syslog target_set threshold unixsock uptime users
-	write_log)
+FEW_PLUGINS=(aggregation contextswitch cpu csv df disk exec interface irq load
+	logfile match_regex memory processes swap syslog tail target_set tcpconns
+	threshold unixsock uptime users vmem write_graphite write_log)
 
 # Plugins are named one by one, bindings would need their languages, and
 # upstream's tests run the same whether or not the machine has valgrind.

@@ -49,6 +49,7 @@ fn daemon() -> Daemon {
     builder
         .load_plugin("csv")
         .plugin_block("csv", &format!("DataDir \"{}\"", data.display()))
+        .load_plugin("entropy")
         .load_plugin("memory")
         .available("cpu")
         .start()
