@@ -10,5 +10,6 @@ mod lifecycle;
 mod others;
 mod peers;
 mod refusals;
+mod regressions;
 mod startup;
 mod threads;
