@@ -1,9 +1,11 @@
 //! Commands, from the message to the result.
 
-use crate::support::{broker_is_installed, is_gone, Broker, Sender, SOON};
+use crate::support::{
+    broker_is_installed, is_gone, process, rubbish, Broker, Sender, SOON, WRONG_TYPES,
+};
 use crate::{write_config, Running};
 use collectd_live_tests::eventually;
-use rustix::process::{kill_process, kill_process_group, Pid, Signal};
+use rustix::process::{kill_process, kill_process_group, Signal};
 use std::fs;
 
 #[test]
@@ -230,31 +232,12 @@ fn rubbish_changes_nothing() {
     let broker = Broker::start();
     let monitor = Running::start(&broker).listening();
     let sender = Sender::listen(&broker, "results");
-    let mut big = br#"{"task_id":99,"service":"hello","command":"exec","x":""#.to_vec();
-    big.resize(3 << 20, b'x');
-    big.extend_from_slice(b"\"}");
-    let rubbish: [&[u8]; 16] = [
-        b"",
-        b"not JSON",
-        b"42",
-        b"null",
-        b"[]",
-        b"\"text\"",
-        b"{",
-        b"{}",
-        b"{\"task_id\":null,\"service\":\"hello\",\"command\":\"exec\"}",
-        b"{\"task_id\":{},\"service\":\"hello\",\"command\":\"exec\"}",
-        b"{\"service\":\"hello\",\"command\":\"exec\"}",
-        b"{\"task_id\":1,\"task_id\":2,\"service\":\"hello\",\"command\":\"exec\"}",
-        b"{\"task_id\":98,\"service\":\"hello\",\"command\":\"\xff\"}",
-        b"\xff\xfe\x00",
-        &[0; 1000],
-        &big,
-    ];
+    let rubbish = rubbish();
+    let count = rubbish.len();
     for payload in rubbish {
         sender.publish("commands", payload);
     }
-    monitor.logged("a message is not understood", rubbish.len());
+    monitor.logged("a message is not understood", count);
     sender.command("7", "hello", "exec");
     assert_eq!(sender.code_and_message("7"), (0, "Hello World!".to_owned()));
     assert_eq!(sender.received().len(), 1, "{:?}", sender.received());
@@ -270,24 +253,11 @@ fn wrong_types_are_told_where_the_id_can_be_read() {
     let broker = Broker::start();
     let _monitor = Running::start(&broker).listening();
     let sender = Sender::listen(&broker, "results");
-    for (task, rest) in [
-        ("1", r#""service":1,"command":"exec""#),
-        ("2", r#""service":"hello","command":["exec"]"#),
-        ("3", r#""service":"hello","command":"exec","timestamp":0"#),
-        ("4", r#""config":null"#),
-        ("5", r#""x":0"#),
-    ] {
+    for (index, rest) in WRONG_TYPES.into_iter().enumerate() {
+        let task = index.to_string();
         sender.publish("commands", format!(r#"{{"task_id":{task},{rest}}}"#));
-        assert_eq!(sender.code_and_message(task).0, 0x3000, "{rest}");
+        assert_eq!(sender.code_and_message(&task).0, 0x3000, "{rest}");
     }
-}
-
-/// A process that may be killed: to the kernel, 1 and its group would mean much more.
-#[track_caller]
-fn pid(text: &str) -> Pid {
-    let number: i32 = text.trim().parse().expect("a process id");
-    assert!(number > 1, "{number} is not a process of this test");
-    Pid::from_raw(number).expect("a process id")
 }
 
 #[test]
@@ -299,10 +269,10 @@ fn when_the_helper_dies_the_command_is_answered_and_the_next_one_runs() {
     let monitor = Running::start(&broker).listening();
     let sender = Sender::listen(&broker, "results");
     sender.command("1", "slow", "hour");
-    let shell = pid(&monitor.file("pid"));
+    let shell = process(&monitor.file("pid"));
     let stat = fs::read_to_string(format!("/proc/{shell}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
-    let helper = pid(fields.split_whitespace().nth(1).unwrap());
+    let helper = process(fields.split_whitespace().nth(1).unwrap());
     let name = fs::read_to_string(format!("/proc/{helper}/comm")).unwrap();
     assert_eq!(name, "collectd-live-r\n");
     kill_process(helper, Signal::KILL).unwrap();

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use collectd_live_tests::{eventually, skip};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+use rustix::process::Pid;
 
 /// How long anything may take that is not timed.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -131,17 +132,17 @@ impl Broker {
                 .stderr(log)
                 .spawn()
                 .expect("mosquitto can be started");
-            let listens = eventually("mosquitto listens or ends", SOON, || {
+            // It listens before it serves, and whoever answers must be this very process.
+            let serves = eventually("mosquitto serves or ends", SOON, || {
                 match process.try_wait().expect("a child") {
                     Some(_) => Some(false),
-                    None => TcpStream::connect(("127.0.0.1", self.port))
-                        .is_ok()
-                        .then_some(true),
+                    None => (self.log().contains("running")
+                        && TcpStream::connect(("127.0.0.1", self.port)).is_ok())
+                    .then_some(true),
                 }
             });
-            // Whoever answers must be this very process.
             let lives = process.try_wait().expect("a child").is_none();
-            if listens && lives && self.log().contains("running") {
+            if serves && lives {
                 return Some(process);
             }
             if lives {
@@ -273,6 +274,51 @@ impl Drop for Sender {
             }
         }
     }
+}
+
+/// Messages that are not answered: they have no task id, are not UTF-8, or are longer than any message.
+pub(crate) fn rubbish() -> Vec<Vec<u8>> {
+    let mut big = br#"{"task_id":99,"service":"hello","command":"exec","x":""#.to_vec();
+    big.resize(3 << 20, b'x');
+    big.extend_from_slice(b"\"}");
+    let small: [&[u8]; 15] = [
+        b"",
+        b"not JSON",
+        b"42",
+        b"null",
+        b"[]",
+        b"\"text\"",
+        b"{",
+        b"{}",
+        b"{\"task_id\":null,\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":{},\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":1,\"task_id\":2,\"service\":\"hello\",\"command\":\"exec\"}",
+        b"{\"task_id\":98,\"service\":\"hello\",\"command\":\"\xff\"}",
+        b"\xff\xfe\x00",
+        &[0; 1000],
+    ];
+    let mut all: Vec<_> = small.iter().map(|payload| payload.to_vec()).collect();
+    all.push(big);
+    all
+}
+
+/// What may stand behind a task id in a message that is answered, but not understood.
+pub(crate) const WRONG_TYPES: [&str; 6] = [
+    r#""service":1,"command":"exec""#,
+    r#""service":"hello","command":["exec"]"#,
+    r#""service":"hello","command":null"#,
+    r#""service":"hello","command":"exec","timestamp":0"#,
+    r#""config":null"#,
+    r#""x":0"#,
+];
+
+/// A process that may be killed: to the kernel, 1 and its group would mean much more.
+#[track_caller]
+pub(crate) fn process(text: &str) -> Pid {
+    let number: i32 = text.trim().parse().expect("a process id");
+    assert!(number > 1, "{number} is not a process of this test");
+    Pid::from_raw(number).expect("a process id")
 }
 
 fn unique() -> u64 {

@@ -1,69 +1,13 @@
-//! The plugin `monitor` in a real collectd, with a real broker.
-
-#[path = "support/mod.rs"]
-mod support;
+//! The monitor comes, goes, and leaves nothing behind.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use collectd_live_tests::{build_dir, eventually, patience, skip, Builder, Daemon, Variant};
-use support::{broker_is_installed, is_gone, Broker, Sender, SOON};
+use collectd_live_tests::{eventually, patience, Daemon, Variant};
 
-/// Where ci/build installs things.
-fn prefix() -> PathBuf {
-    build_dir().join("prefix")
-}
-
-/// Whether what these tests need is there. A build of collectd need not have the plugin.
-fn can_run(test: &str) -> bool {
-    if !prefix().join("lib/collectd/monitor.so").is_file() {
-        skip(test, "a collectd that was configured --with-collectd-live");
-        return false;
-    }
-    broker_is_installed(test)
-}
-
-/// A daemon whose plugin exec runs a program ten times a second and takes every child's status.
-fn daemon() -> Builder {
-    Daemon::builder(Variant::Patched)
-        .load_plugin("exec")
-        .plugin_block("exec", "Exec \"nobody\" \"/bin/true\"")
-        .load_plugin("uptime")
-        .available("monitor")
-}
-
-/// The block for this broker, with the services that most tests use.
-fn block(broker: &Broker, dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        "Host \"{}\"\nCommandTopic \"commands\"\nCommandResultTopic \"results\"\n\
-         ReconnectInterval 0.1\nLogLevel \"info\"\n\
-         <Service \"hello\">\nCommand \"exec\" \"echo Hello World!\"\n</Service>\n\
-         <Service \"exit\">\nCommand \"three\" \"exit 3\"\nCommand \"missing\" \"/nonexistent\"\n\
-         Command \"killed\" \"kill -9 $$\"\n</Service>\n\
-         <Service \"slow\">\nCommand \"hour\" \"echo $$ > {dir}/slow; sleep 3600\"\n</Service>\n",
-        broker.address()
-    )
-}
-
-/// Runs the installed `collectd-live send-command`.
-fn send(broker: &Broker, service: &str, command: &str) -> Output {
-    Command::new(prefix().join("bin/collectd-live"))
-        .args(["send-command", service, command, "-h", &broker.address()])
-        .args(["-t", "commands", "-r", "results", "--timeout", "30"])
-        .output()
-        .expect("collectd-live is installed")
-}
-
-#[track_caller]
-fn listening(daemon: &Daemon, times: usize) {
-    eventually("the monitor listens", SOON, || {
-        let log = daemon.log();
-        (log.matches("listening for commands").count() >= times).then_some(())
-    });
-}
+use crate::support::{is_gone, Broker, Sender, SOON};
+use crate::{block, can_run, daemon, listening, prefix, send, written};
 
 fn entries(pid: u32, what: &str) -> usize {
     fs::read_dir(format!("/proc/{pid}/{what}"))
@@ -146,30 +90,6 @@ fn a_wrong_configuration_is_refused_and_can_be_mended() {
 }
 
 #[test]
-fn it_starts_with_the_daemon_and_waits_for_the_broker() {
-    if !can_run("it_starts_with_the_daemon_and_waits_for_the_broker") {
-        return;
-    }
-    let mut broker = Broker::prepared("allow_anonymous true\n", |_| {});
-    let builder = daemon().load_plugin("monitor");
-    let secret = "User \"u\"\nPassword \"hunter2\"\n";
-    let block = format!("{}{secret}", block(&broker, &builder.path(".")));
-    let daemon = builder.plugin_block("monitor", &block).start();
-    daemon.wait_for_log("cannot connect to the broker");
-    daemon.wait_for_value_of("uptime");
-    broker.start_again();
-    listening(&daemon, 1);
-    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
-    broker.kill();
-    daemon.wait_for_log("is lost");
-    broker.start_again();
-    listening(&daemon, 2);
-    assert_eq!(send(&broker, "hello", "exec").status.code(), Some(0));
-    let log = daemon.stop();
-    assert!(!log.contains("hunter2"), "{log}");
-}
-
-#[test]
 fn a_command_ends_with_the_daemon() {
     if !can_run("a_command_ends_with_the_daemon") {
         return;
@@ -182,11 +102,7 @@ fn a_command_ends_with_the_daemon() {
     listening(&daemon, 1);
     let sender = Sender::listen(&broker, "results");
     sender.command("1", "slow", "hour");
-    let shell = eventually("the command runs", SOON, || {
-        fs::read_to_string(&file)
-            .ok()
-            .filter(|text| text.ends_with('\n'))
-    });
+    let shell = written(&file);
     let started = Instant::now();
     daemon.stop();
     assert!(started.elapsed() < patience(Duration::from_secs(10)));
@@ -207,11 +123,7 @@ fn nothing_of_the_helper_or_its_commands_outlives_a_killed_daemon() {
     listening(&daemon, 1);
     let sender = Sender::listen(&broker, "results");
     sender.command("1", "slow", "hour");
-    let shell = eventually("the command runs", SOON, || {
-        fs::read_to_string(&file)
-            .ok()
-            .filter(|text| text.ends_with('\n'))
-    });
+    let shell = written(&file);
     // Dropping a daemon kills it.
     drop(daemon);
     eventually("the command is gone", SOON, || {
