@@ -171,6 +171,22 @@ fn an_init_callback_can_ask_for_another_plugin() {
     daemon.stop();
 }
 
+/// Proves that an init callback may ask for another plugin while the daemon
+/// starts: it does not wait for an operation that can only begin afterwards.
+#[test]
+fn an_init_callback_at_start_up_can_ask_for_another_plugin() {
+    let daemon = Daemon::builder(Variant::Asan)
+        .available("uptime")
+        .available("memory")
+        .load_plugin("selfcall")
+        .plugin_block("selfcall", "Load \"uptime\"")
+        .start();
+    daemon.wait_for_log(&format!("selfcall plugin: load: {IN_PROGRESS}"));
+    daemon.wait_for_value_of("uptime");
+    assert_takes_commands(&daemon);
+    daemon.stop();
+}
+
 /// Proves that unloading waits for a free function that a thread of the plugin
 /// brings about after the shutdown callback: its code is mapped for as long as
 /// it runs.
