@@ -24,9 +24,9 @@ BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libssl-dev libtool
 	make patch pkg-config xz-utils)
 
 # What the tests need beside: a broker, certificates, symbol tables, and the
-# library that bindgen reads C with.
+# library that bindgen reads C with, with its own headers.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-TEST_PACKAGES=(binutils libclang1-14 mosquitto openssl)
+TEST_PACKAGES=(binutils libclang-common-14-dev libclang1-14 mosquitto openssl)
 
 # The plugins that build on a bare machine. Named one by one, so that the
 # result does not depend on which libraries the machine happens to have.
