@@ -1,6 +1,7 @@
 //! A collectd daemon in a private directory.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +47,8 @@ pub struct Builder {
     plugins: String,
     socket_options: String,
     log_options: String,
+    environment: Vec<(String, String)>,
+    launcher: Vec<OsString>,
 }
 
 impl Builder {
@@ -65,6 +68,8 @@ impl Builder {
             plugins: String::new(),
             socket_options: String::new(),
             log_options: String::new(),
+            environment: Vec::new(),
+            launcher: Vec::new(),
         }
     }
 
@@ -132,6 +137,19 @@ impl Builder {
         push_line(&mut self.socket_options, "SocketPerms \"0777\"");
         fs::set_permissions(self.dir.path(), Permissions::from_mode(0o755))
             .expect("opening the daemon's directory to all users");
+        self
+    }
+
+    /// Sets a variable of the daemon's environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the daemon by a command, which gets the daemon's program and its
+    /// arguments and must turn into it: the process is the daemon's.
+    pub fn launched_by<S: Into<OsString>>(mut self, command: impl IntoIterator<Item = S>) -> Self {
+        self.launcher = command.into_iter().map(Into::into).collect();
         self
     }
 
@@ -205,8 +223,11 @@ impl Builder {
         fs::write(&configuration_path, &configuration).expect("writing collectd.conf");
 
         let program = this.prefix.join("sbin/collectd");
+        let mut words = this.launcher.iter().cloned().chain([program.into()]);
+        let program = words.next().expect("at least the daemon");
         let mut command = Command::new(&program);
         command
+            .args(words)
             .args(["-f", "-B", "-C"])
             .arg(&configuration_path)
             .arg("-P")
@@ -215,13 +236,14 @@ impl Builder {
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .envs(sanitizer_options(this.variant, dir))
+            .envs(this.environment)
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(File::create(dir.join("stdout")).expect("a file for standard output"))
             .stderr(File::create(dir.join("stderr")).expect("a file for standard error"));
         let child = command
             .spawn()
-            .unwrap_or_else(|e| panic!("starting {}: {e}", program.display()));
+            .unwrap_or_else(|e| panic!("starting {}: {e}", Path::new(&program).display()));
         allow_core(child.id());
 
         Daemon {

@@ -13,7 +13,10 @@ pub(super) fn with_monitor(
 ) -> cl_status {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _entered = monitor.enter();
-        match catch_unwind(AssertUnwindSafe(body)) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            fault(place);
+            body()
+        })) {
             Ok(result) => cl_status::from(result),
             Err(panic) => {
                 monitor.failed(place, &*panic);
@@ -23,6 +26,16 @@ pub(super) fn with_monitor(
     }));
     // A panic while a panic is reported leaves nobody to report it to.
     caught.unwrap_or(cl_status::CL_STATUS_PANIC)
+}
+
+/// Panics in the entry point that the variable `COLLECTD_LIVE_PANIC_IN` names, so that tests can see what
+/// becomes of it in a real daemon. A release build does not ask.
+fn fault(place: &str) {
+    if cfg!(debug_assertions)
+        && std::env::var_os("COLLECTD_LIVE_PANIC_IN").is_some_and(|named| named == place)
+    {
+        panic!("COLLECTD_LIVE_PANIC_IN={place}");
+    }
 }
 
 /// Runs the body of an entry point that has no monitor.

@@ -7,7 +7,9 @@ mod cli;
 mod commands;
 mod connection;
 mod lifecycle;
+mod panics;
 mod settings;
+mod syslog;
 
 use std::fs;
 use std::path::{Path, PathBuf};

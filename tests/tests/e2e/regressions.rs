@@ -375,3 +375,25 @@ fn refused_configuration_files_do_not_leak() {
     daemon.wait_for_value_of("cpu");
     daemon.stop();
 }
+
+/// Proves that values that reach no writer do not fill the log: the writers that
+/// there are, none, are named only with the complaint about that, and that is
+/// rationed.
+#[test]
+fn a_daemon_without_writers_does_not_log_every_value() {
+    const AVAILABLE: &str = "Available write targets";
+    const COMPLAINT: &str = "Dispatching value to all write plugins failed";
+    let daemon = Daemon::builder(Variant::Patched).start();
+    for i in 0..100 {
+        daemon
+            .putval(&format!("none-{i}/count"), 10.0, 1.0)
+            .expect_ok();
+    }
+    eventually("the last value", SOON, || daemon.getval("none-99/count"));
+    daemon.wait_for_log(AVAILABLE);
+    let log = daemon.log();
+    let complaints = log.matches(COMPLAINT).count();
+    assert!((1..10).contains(&complaints), "{log}");
+    assert!(log.matches(AVAILABLE).count() <= complaints, "{log}");
+    daemon.stop();
+}
