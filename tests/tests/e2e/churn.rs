@@ -9,6 +9,7 @@ use crate::others::{fail_to_load, PLUGINS_THAT_FAIL};
 
 mod chains;
 mod readers;
+mod values;
 mod writers;
 
 const DEADLINE: Duration = Duration::from_secs(20);

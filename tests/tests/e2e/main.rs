@@ -14,3 +14,4 @@ mod refusals;
 mod regressions;
 mod startup;
 mod threads;
+mod values;
