@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use collectd_live_tests::{eventually, Builder, Daemon, SequenceLog, Variant};
+use collectd_live_tests::{eventually, patience, Builder, Daemon, SequenceLog, Variant};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -264,6 +264,9 @@ fn missed(text: &str) -> usize {
 
 const RELOADS: u32 = 50;
 
+/// How late the reader may be on a busy machine.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// In each thread there may be a value that one writer has got and the other has
 /// not yet.
 const WRITE_THREADS: usize = 5;
@@ -313,6 +316,11 @@ fn assert_missed_values_are_counted(options: &[&str]) {
     daemon.stop();
 
     all.assert_complete();
+    let pause = all.longest_pause();
+    assert!(
+        pause < patience(LONGEST_PAUSE),
+        "the reader was held up for {pause:?}"
+    );
     assert!(missed_in_all > 0, "{RELOADS} reloads and nothing missed");
     let after = all.records.len();
     let accounted_for = written + missed_in_all;
@@ -431,5 +439,52 @@ fn thresholds_come_and_go() {
     );
     daemon.unload("threshold").expect_ok();
     ask().expect_refused(&["No threshold found"]);
+    daemon.stop();
+}
+
+/// Proves that a subscription to cache events ends with the plugin that made it,
+/// even if that goes before the subscription is stored: the next plugin to get
+/// its place gets no events that it has not asked for.
+#[test]
+fn a_subscription_does_not_change_hands() {
+    let builder = Daemon::builder(Variant::Asan);
+    let entered = builder.path("entered");
+    let release = builder.path("release");
+    let daemon = builder
+        .option("WriteThreads 1")
+        .load_plugin("subscriber")
+        .load_plugin("slowevent")
+        .plugin_block(
+            "slowevent",
+            &format!(
+                "Entered \"{}\"\nRelease \"{}\"",
+                entered.display(),
+                release.display()
+            ),
+        )
+        .start();
+    let put = |value: f64| {
+        daemon.putval("socket/gauge-event", 10.0, value).expect_ok();
+    };
+    let events_of = |plugin: &str| {
+        let line = format!("{plugin} plugin: An event of testhost/socket/gauge-event.");
+        daemon.log().matches(&line).count()
+    };
+
+    put(1.0);
+    wait_for_file(&entered);
+    // This one has subscribed; the other has still to return.
+    daemon
+        .reload("subscriber", &[("config", "Subscribe false")])
+        .expect_ok();
+    fs::write(&release, "").expect("letting the callback return");
+
+    // One thread writes: with the second event all callbacks have had the first.
+    put(2.0);
+    put(3.0);
+    eventually("two events", SOON, || {
+        (events_of("slowevent") == 2).then_some(())
+    });
+    assert_eq!(events_of("subscriber"), 0, "events without a subscription");
     daemon.stop();
 }
