@@ -6,49 +6,13 @@
 #include "plugin.h"
 #include "utils/common/common.h"
 
-#include <fcntl.h>
-#include <poll.h>
+#include "wait_for_release.h"
 
-static const char *config_keys[] = {"Entered", "Release"};
-
-static char *entered;
-static char *release;
-
-static int hang_config(const char *key, const char *value) {
-  char **path;
-  if (strcasecmp(key, "Entered") == 0)
-    path = &entered;
-  else if (strcasecmp(key, "Release") == 0)
-    path = &release;
-  else
-    return -1;
-
-  free(*path);
-  *path = sstrdup(value);
-  return 0;
-}
-
-static int hang_read(void) {
-  int fd = open(entered, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd < 0)
-    return -1;
-  close(fd);
-
-  while (access(release, F_OK) != 0)
-    poll(/* fds = */ NULL, /* nfds = */ 0, /* milliseconds = */ 5);
-  return 0;
-}
-
-static int hang_shutdown(void) {
-  sfree(entered);
-  sfree(release);
-  return 0;
-}
+static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS};
 
 void module_register(void) {
   plugin_register_unloadable(/* flags = */ 0);
-  plugin_register_config("hang", hang_config, config_keys,
+  plugin_register_config("hang", wait_for_release_config, config_keys,
                          STATIC_ARRAY_SIZE(config_keys));
-  plugin_register_read("hang", hang_read);
-  plugin_register_shutdown("hang", hang_shutdown);
+  plugin_register_read("hang", wait_for_release);
 }

@@ -7,36 +7,17 @@
 #include "plugin.h"
 #include "utils/common/common.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
 
-static const char *config_keys[] = {"Entered", "Release"};
+#include "wait_for_release.h"
 
-/* Never freed: the thread uses them after shutdown. */
-static char entered[PATH_MAX];
-static char release[PATH_MAX];
+static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS};
 
 static atomic_bool shut_down;
 
-static int latefree_config(const char *key, const char *value) {
-  if (strcasecmp(key, "Entered") == 0)
-    sstrncpy(entered, value, sizeof(entered));
-  else if (strcasecmp(key, "Release") == 0)
-    sstrncpy(release, value, sizeof(release));
-  else
-    return -1;
-
-  return 0;
-}
-
 static void slow_free(void *data) {
-  int fd = open(entered, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd >= 0)
-    close(fd);
-
-  while (access(release, F_OK) != 0)
-    poll(/* fds = */ NULL, /* nfds = */ 0, /* milliseconds = */ 5);
+  wait_for_release();
   free(data);
 }
 
@@ -67,7 +48,7 @@ static int latefree_shutdown(void) {
 
 void module_register(void) {
   plugin_register_unloadable(/* flags = */ 0);
-  plugin_register_config("latefree", latefree_config, config_keys,
+  plugin_register_config("latefree", wait_for_release_config, config_keys,
                          STATIC_ARRAY_SIZE(config_keys));
   plugin_register_init("latefree", latefree_init);
   plugin_register_shutdown("latefree", latefree_shutdown);

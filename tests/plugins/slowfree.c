@@ -7,35 +7,12 @@
 #include "plugin.h"
 #include "utils/common/common.h"
 
-#include <fcntl.h>
-#include <poll.h>
+#include "wait_for_release.h"
 
-static const char *config_keys[] = {"Entered", "Release"};
-
-static char *entered;
-static char *release;
-
-static int slowfree_config(const char *key, const char *value) {
-  char **path;
-  if (strcasecmp(key, "Entered") == 0)
-    path = &entered;
-  else if (strcasecmp(key, "Release") == 0)
-    path = &release;
-  else
-    return -1;
-
-  free(*path);
-  *path = sstrdup(value);
-  return 0;
-}
+static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS};
 
 static void slow_free(void *data) {
-  int fd = open(entered, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd >= 0)
-    close(fd);
-
-  while (access(release, F_OK) != 0)
-    poll(/* fds = */ NULL, /* nfds = */ 0, /* milliseconds = */ 5);
+  wait_for_release();
   free(data);
 }
 
@@ -68,13 +45,11 @@ static int slowfree_shutdown(void) {
   if (have_thread)
     pthread_join(thread, /* retval = */ NULL);
   have_thread = false;
-  sfree(entered);
-  sfree(release);
   return 0;
 }
 
 void module_register(void) {
-  plugin_register_config("slowfree", slowfree_config, config_keys,
+  plugin_register_config("slowfree", wait_for_release_config, config_keys,
                          STATIC_ARRAY_SIZE(config_keys));
   plugin_register_init("slowfree", slowfree_init);
   plugin_register_shutdown("slowfree", slowfree_shutdown);

@@ -10,8 +10,8 @@ use std::process::Command;
 use crate::install::build_dir;
 use crate::Variant;
 
-/// A header of the test plugins themselves.
-const COMMON_HEADER: &str = "dispatch_count.h";
+/// Headers of the test plugins themselves.
+const COMMON_HEADERS: &[&str] = &["dispatch_count.h", "wait_for_release.h"];
 
 /// Installed headers whose change makes a compiled plugin stale.
 const WATCHED_HEADERS: &[&str] = &["config.h", "daemon/collectd.h", "daemon/plugin.h"];
@@ -30,10 +30,8 @@ pub(crate) fn compile(name: &str, variant: Variant) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     (&compiler, variant.compiler_flags(), &include).hash(&mut hasher);
     let installed = WATCHED_HEADERS.iter().map(|header| include.join(header));
-    for path in [source.clone(), sources.join(COMMON_HEADER)]
-        .into_iter()
-        .chain(installed)
-    {
+    let common = COMMON_HEADERS.iter().map(|header| sources.join(header));
+    for path in common.chain(installed).chain([source.clone()]) {
         fs::read(&path)
             .unwrap_or_else(|e| panic!("a source of the plugin {name}, {}: {e}", path.display()))
             .hash(&mut hasher);
