@@ -13,5 +13,6 @@ mod peers;
 mod refusals;
 mod regressions;
 mod startup;
+mod stuck;
 mod threads;
 mod values;

@@ -1,0 +1,82 @@
+/* One of its functions, the one named by "Hang", does not return for a while:
+ * "config", "init", "flush", "shutdown", "free" or "notification"; or, if the
+ * file "hang-in-module-register" is there, module_register(). Says in the log
+ * which of its functions are called. */
+
+#include "collectd.h"
+
+#include "plugin.h"
+#include "utils/common/common.h"
+
+#include "dispatch_count.h"
+#include "wait_for_release.h"
+
+static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS, "Hang", "Then"};
+
+static char hang[32];
+
+static int enter(const char *function) {
+  INFO("stuck plugin: %s runs.", function);
+
+  return (strcmp(hang, function) == 0) ? wait_for_release() : 0;
+}
+
+static int stuck_config(const char *key, const char *value) {
+  if (strcasecmp(key, "Hang") == 0) {
+    sstrncpy(hang, value, sizeof(hang));
+    return enter("config");
+  }
+  if (strcasecmp(key, "Then") == 0)
+    return enter("the next config");
+
+  return wait_for_release_config(key, value);
+}
+
+static int stuck_init(void) { return enter("init"); }
+
+static int stuck_next_init(void) { return enter("the next init"); }
+
+static int stuck_read(void) { return dispatch_count("stuck", "", 1); }
+
+static int stuck_flush(cdtime_t timeout, const char *identifier,
+                       user_data_t *ud) {
+  return enter("flush");
+}
+
+static int stuck_notification(const notification_t *n, user_data_t *ud) {
+  return (strstr(n->message, "PleaseHang") != NULL) ? enter("notification") : 0;
+}
+
+static int stuck_shutdown(void) { return enter("shutdown"); }
+
+static int stuck_write(const data_set_t *ds, const value_list_t *vl,
+                       user_data_t *ud) {
+  return 0;
+}
+
+static void stuck_free(void *data) {
+  enter("free");
+  free(data);
+}
+
+void module_register(void) {
+  plugin_register_unloadable(/* flags = */ 0);
+
+  if (access("hang-in-module-register", F_OK) == 0) {
+    sstrncpy(entered, "entered", sizeof(entered));
+    sstrncpy(release, "release", sizeof(release));
+    wait_for_release();
+  }
+
+  plugin_register_config("stuck", stuck_config, config_keys,
+                         STATIC_ARRAY_SIZE(config_keys));
+  plugin_register_init("stuck", stuck_init);
+  plugin_register_init("stuck-next", stuck_next_init);
+  plugin_register_read("stuck", stuck_read);
+  plugin_register_flush("stuck", stuck_flush, /* user_data = */ NULL);
+  plugin_register_notification("stuck", stuck_notification,
+                               /* user_data = */ NULL);
+  plugin_register_shutdown("stuck", stuck_shutdown);
+  user_data_t ud = {.data = malloc(8), .free_func = stuck_free};
+  plugin_register_write("stuck", stuck_write, &ud);
+}
