@@ -1,5 +1,6 @@
 //! End-to-end tests against real daemons, each in a directory of its own.
 
+mod announcements;
 mod busy;
 mod chains;
 mod churn;
