@@ -582,6 +582,16 @@ impl Daemon {
     /// has something to report.
     #[track_caller]
     pub fn stop(self) -> String {
+        self.stop_with_status(0)
+    }
+
+    /// The same for a daemon that has to complain when it ends.
+    ///
+    /// # Panics
+    /// If it does not end in time and with this exit status, or if a sanitizer
+    /// has something to report.
+    #[track_caller]
+    pub fn stop_with_status(self, code: i32) -> String {
         self.signal(Signal::TERM);
         let status = eventually(
             "the daemon's end after SIGTERM",
@@ -590,7 +600,7 @@ impl Daemon {
         );
         let reports = report::sanitizer_reports(self.dir.path());
         assert!(reports.is_empty(), "a sanitizer reports:\n{reports}");
-        assert!(status.success(), "the daemon ended with {status}");
+        assert_eq!(status.code(), Some(code), "the daemon ended with {status}");
         self.log()
     }
 

@@ -52,6 +52,7 @@ fn daemon() -> Daemon {
         .load_plugin("entropy")
         .load_plugin("memory")
         .available("cpu")
+        .available("load")
         .start()
 }
 

@@ -9,6 +9,7 @@ mod documents;
 mod gate;
 mod harness;
 mod lifecycle;
+mod onfailure;
 mod others;
 mod peers;
 mod refusals;
