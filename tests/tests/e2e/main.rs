@@ -13,6 +13,7 @@ mod onfailure;
 mod others;
 mod peers;
 mod refusals;
+mod registrations;
 mod regressions;
 mod startup;
 mod stuck;
