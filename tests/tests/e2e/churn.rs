@@ -8,6 +8,7 @@ use collectd_live_tests::{eventually, Daemon, Variant};
 use crate::others::{fail_to_load, PLUGINS_THAT_FAIL};
 
 mod chains;
+mod failures;
 mod readers;
 mod values;
 mod writers;

@@ -13,7 +13,7 @@ const SERIES: &str = "testhost/seqread/count";
 /// Does something `rounds` times beside a reader at 10 ms, and checks that every
 /// number arrives at the writer, in time.
 #[track_caller]
-fn assert_unnoticed(available: &[&str], rounds: u32, round: impl Fn(&Daemon)) {
+pub(crate) fn assert_unnoticed(available: &[&str], rounds: u32, round: impl Fn(&Daemon)) {
     let builder = Daemon::builder(Variant::Patched);
     let record = builder.path("sequence");
     let daemon = available

@@ -72,7 +72,7 @@ fn load_use_unload(daemon: &Daemon, place: &str, name: &str, twice: bool) {
         1,
         "{what}"
     );
-    fs::remove_file(&shutdowns).unwrap();
+    fs::remove_file(&shutdowns).expect("taking the file away");
     eventually(&format!("{what}: its values to expire"), SOON, || {
         daemon.last_value_of("everywhere").is_none().then_some(())
     });

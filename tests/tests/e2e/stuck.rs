@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use collectd_live_tests::{eventually, patience, Daemon, Reply, Variant};
 
+use crate::others::assert_unnoticed;
+
 /// How long a step may take that needs nothing but the daemon.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -156,6 +158,68 @@ fn unload_and_get_stuck(function: &str) -> Daemon {
     daemon
 }
 
+/// The functions that can hang.
+pub(crate) const FUNCTIONS: [&str; 5] = ["config", "init", "flush", "shutdown", "free"];
+
+/// Loads and unloads the plugin so that one of its functions hangs and is given
+/// up soon, and waits until it has returned.
+#[track_caller]
+pub(crate) fn get_stuck_and_return(daemon: &Daemon, function: &str) {
+    // On a busy machine something else may take so long. Then once more.
+    for attempt in 1.. {
+        let timeout = format!("{}", 0.05 * f64::from(attempt));
+        let config = hanging(daemon, function);
+        let mut reply = daemon.load(
+            "stuck",
+            &[
+                ("config", &config),
+                (
+                    "timeout",
+                    if ["config", "init"].contains(&function) {
+                        &timeout
+                    } else {
+                        "20"
+                    },
+                ),
+            ],
+        );
+        if reply.is_ok() {
+            reply = daemon.ctl(&format!("UNLOADPLUGIN stuck timeout={timeout}"));
+        }
+        let reason = reply.expect_refused(&["stuck"]);
+
+        fs::write(daemon.path("release"), "").expect("letting the function return");
+        eventually("the plugin to be released", SOON, || {
+            let stuck = daemon.plugin("stuck").is_some_and(|plugin| {
+                let error = plugin.fields.get("error");
+                error.is_some_and(|error| error.starts_with("stuck: "))
+            });
+            (!stuck).then_some(())
+        });
+        if daemon.plugin("stuck").is_some() {
+            daemon.unload("stuck").expect_ok();
+        }
+        daemon.assert_gone("stuck");
+        fs::remove_file(daemon.path("release")).expect("taking the file away");
+
+        if reason.contains(function) && reason.contains("has not returned") {
+            return;
+        }
+        assert!(attempt < 10, "{function} never hangs: {reason}");
+    }
+}
+
+/// Proves that plugins that are stuck, and return, take nothing from the others:
+/// of a reader every 10 ms, no value is lost, doubled or late.
+#[test]
+fn a_stuck_plugin_costs_the_others_nothing() {
+    assert_unnoticed(&["stuck"], 5, |daemon| {
+        for function in FUNCTIONS {
+            get_stuck_and_return(daemon, function);
+        }
+    });
+}
+
 /// Proves that a config callback that does not return costs the plugin only,
 /// which can be mended when it has returned; and that nothing of the plugin is
 /// called after the operation has been given up.
@@ -297,7 +361,7 @@ fn plugins_are_stuck_independently() {
 /// says so.
 #[test]
 fn the_daemon_stops_while_a_plugin_is_stuck() {
-    for function in ["config", "init", "flush", "shutdown", "free"] {
+    for function in FUNCTIONS {
         let daemon = with_stuck();
         let config = hanging(&daemon, function);
         let at_load = ["config", "init"].contains(&function);
