@@ -1,7 +1,8 @@
 /* One of its functions, the one named by "Hang", does not return for a while:
- * "config", "init", "flush", "shutdown", "free" or "notification"; or, if the
- * file "hang-in-module-register" is there, module_register(). Says in the log
- * which of its functions are called. */
+ * "config", "init", "flush", "shutdown", "notification", "free function of a
+ * callback" or "free function of a read callback"; or, if the file
+ * "hang-in-module-register" is there, module_register(). Says in the log which
+ * of its functions are called. */
 
 #include "collectd.h"
 
@@ -13,7 +14,7 @@
 
 static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS, "Hang", "Then"};
 
-static char hang[32];
+static char hang[64];
 
 static int enter(const char *function) {
   INFO("stuck plugin: %s runs.", function);
@@ -36,7 +37,14 @@ static int stuck_init(void) { return enter("init"); }
 
 static int stuck_next_init(void) { return enter("the next init"); }
 
-static int stuck_read(void) { return dispatch_count("stuck", "", 1); }
+static int stuck_read(user_data_t *ud) {
+  return dispatch_count("stuck", "", 1);
+}
+
+static void stuck_free_read(void *data) {
+  enter("free function of a read callback");
+  free(data);
+}
 
 static int stuck_flush(cdtime_t timeout, const char *identifier,
                        user_data_t *ud) {
@@ -55,7 +63,7 @@ static int stuck_write(const data_set_t *ds, const value_list_t *vl,
 }
 
 static void stuck_free(void *data) {
-  enter("free");
+  enter("free function of a callback");
   free(data);
 }
 
@@ -72,11 +80,13 @@ void module_register(void) {
                          STATIC_ARRAY_SIZE(config_keys));
   plugin_register_init("stuck", stuck_init);
   plugin_register_init("stuck-next", stuck_next_init);
-  plugin_register_read("stuck", stuck_read);
+  user_data_t ud = {.data = malloc(8), .free_func = stuck_free_read};
+  plugin_register_complex_read(/* group = */ NULL, "stuck", stuck_read,
+                               /* interval = */ 0, &ud);
   plugin_register_flush("stuck", stuck_flush, /* user_data = */ NULL);
   plugin_register_notification("stuck", stuck_notification,
                                /* user_data = */ NULL);
   plugin_register_shutdown("stuck", stuck_shutdown);
-  user_data_t ud = {.data = malloc(8), .free_func = stuck_free};
+  ud = (user_data_t){.data = malloc(8), .free_func = stuck_free};
   plugin_register_write("stuck", stuck_write, &ud);
 }

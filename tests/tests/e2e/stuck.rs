@@ -159,7 +159,11 @@ fn unload_and_get_stuck(function: &str) -> Daemon {
 }
 
 /// The functions that can hang.
-pub(crate) const FUNCTIONS: [&str; 5] = ["config", "init", "flush", "shutdown", "free"];
+pub(crate) const FUNCTIONS: [&str; 6] = ["config", "init", FREE_READ, "flush", "shutdown", FREE];
+
+/// Those that free user data: of a reader, and of anything else.
+const FREE_READ: &str = "free function of a read callback";
+const FREE: &str = "free function of a callback";
 
 /// Loads and unloads the plugin so that one of its functions hangs and is given
 /// up soon, and waits until it has returned.
@@ -257,11 +261,11 @@ fn a_flush_callback_that_hangs_is_given_up() {
 #[test]
 fn a_shutdown_callback_that_hangs_is_given_up() {
     let daemon = unload_and_get_stuck("shutdown");
-    assert_eq!(count(&daemon, "free"), 0);
+    assert_eq!(count(&daemon, FREE), 0);
     daemon.unload("stuck").expect_ok();
     daemon.assert_gone("stuck");
     assert_eq!(count(&daemon, "shutdown"), 1);
-    assert_eq!(count(&daemon, "free"), 1);
+    assert_eq!(count(&daemon, FREE), 1);
     daemon
         .load("stuck", &[("config", "Hang \"nothing\"")])
         .expect_ok();
@@ -269,14 +273,22 @@ fn a_shutdown_callback_that_hangs_is_given_up() {
     daemon.stop();
 }
 
-/// Proves the same of a free function.
+/// Proves the same of free functions, which run once for each time that the
+/// plugin is loaded.
 #[test]
 fn a_free_function_that_hangs_is_given_up() {
-    let daemon = unload_and_get_stuck("free");
-    assert_mendable(&daemon);
-    // Once for each time that the plugin was loaded.
-    assert_eq!(count(&daemon, "free"), 2);
-    daemon.stop();
+    for function in [FREE_READ, FREE] {
+        let daemon = unload_and_get_stuck(function);
+        assert_eq!(
+            count(&daemon, "shutdown"),
+            usize::from(function == FREE),
+            "{function}"
+        );
+        assert_mendable(&daemon);
+        assert_eq!(count(&daemon, FREE_READ), 2);
+        assert_eq!(count(&daemon, FREE), 2);
+        daemon.stop();
+    }
 }
 
 /// Proves the same of `module_register`.
@@ -390,9 +402,11 @@ fn the_daemon_stops_while_a_plugin_is_stuck() {
             log.matches(&format!("stuck plugin: {callback} runs."))
                 .count()
         };
-        let shut_down = ["shutdown", "free"].contains(&function);
+        let shut_down = ["shutdown", FREE].contains(&function);
         assert_eq!(runs("shutdown"), usize::from(shut_down), "{function}");
-        assert_eq!(runs("free"), usize::from(function == "free"), "{function}");
+        assert_eq!(runs(FREE), usize::from(function == FREE), "{function}");
+        let at_load = ["config", "init"].contains(&function);
+        assert_eq!(runs(FREE_READ), usize::from(!at_load), "{function}");
     }
 }
 
