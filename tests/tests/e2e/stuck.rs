@@ -75,7 +75,11 @@ fn assert_stuck(daemon: &Daemon, function: &str) {
         daemon.unload("stuck"),
         daemon.reload("stuck", &[]),
     ] {
-        refused.expect_refused(&["stuck", function, "nothing has been changed"]);
+        refused.expect_refused(&[
+            "\"stuck\" is stuck: its",
+            function,
+            "nothing has been changed",
+        ]);
     }
     assert_eq!(daemon.assert_state("stuck", "FAILED").field("error"), error);
 
