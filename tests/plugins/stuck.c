@@ -1,8 +1,9 @@
 /* One of its functions, the one named by "Hang", does not return for a while:
  * "config", "init", "flush", "shutdown", "notification", "free function of a
- * callback" or "free function of a read callback"; or, if the file
- * "hang-in-module-register" is there, module_register(). Says in the log which
- * of its functions are called. */
+ * callback" or "free function of a read callback". Before it has a
+ * configuration, and when it has none any more, files say so:
+ * "hang-in-constructor", "hang-in-module-register" and "hang-in-destructor".
+ * Says in the log which of its functions are called. */
 
 #include "collectd.h"
 
@@ -15,6 +16,23 @@
 static const char *config_keys[] = {WAIT_FOR_RELEASE_KEYS, "Hang", "Then"};
 
 static char hang[64];
+
+static void hang_if_there_is(const char *file) {
+  if (access(file, F_OK) != 0)
+    return;
+
+  sstrncpy(entered, "entered", sizeof(entered));
+  sstrncpy(release, "release", sizeof(release));
+  wait_for_release();
+}
+
+static void __attribute__((constructor)) stuck_constructor(void) {
+  hang_if_there_is("hang-in-constructor");
+}
+
+static void __attribute__((destructor)) stuck_destructor(void) {
+  hang_if_there_is("hang-in-destructor");
+}
 
 static int enter(const char *function) {
   INFO("stuck plugin: %s runs.", function);
@@ -70,11 +88,7 @@ static void stuck_free(void *data) {
 void module_register(void) {
   plugin_register_unloadable(/* flags = */ 0);
 
-  if (access("hang-in-module-register", F_OK) == 0) {
-    sstrncpy(entered, "entered", sizeof(entered));
-    sstrncpy(release, "release", sizeof(release));
-    wait_for_release();
-  }
+  hang_if_there_is("hang-in-module-register");
 
   plugin_register_config("stuck", stuck_config, config_keys,
                          STATIC_ARRAY_SIZE(config_keys));

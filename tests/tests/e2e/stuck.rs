@@ -110,8 +110,17 @@ fn seconds(time: SystemTime) -> f64 {
 /// Lets the function return and waits until the plugin is not stuck any more.
 #[track_caller]
 fn release(daemon: &Daemon) {
+    let told = || {
+        daemon
+            .log()
+            .matches("Plugin \"stuck\" is not stuck any more")
+            .count()
+    };
+    let before = told();
     fs::write(daemon.path("release"), "").expect("letting the function return");
-    daemon.wait_for_log("Plugin \"stuck\" is not stuck any more");
+    eventually("the plugin to be released", SOON, || {
+        (told() > before).then_some(())
+    });
 }
 
 /// Checks that the plugin is failed, can be mended, works and can be unloaded.
@@ -308,6 +317,48 @@ fn a_module_register_that_hangs_is_given_up() {
     assert_stuck(&daemon, "module_register");
     release(&daemon);
     assert_mendable(&daemon);
+    daemon.stop();
+}
+
+/// Proves the same of what an object does when it is mapped and unmapped. The
+/// plugin is gone when that has returned. (Meanwhile libc holds a lock of its
+/// own, so that other plugins cannot be loaded.)
+#[test]
+fn constructors_and_destructors_that_hang_are_given_up() {
+    let daemon = with_stuck();
+    for (function, what) in [("constructor", "dlopen"), ("destructor", "dlclose")] {
+        let marker = daemon.path(&format!("hang-in-{function}"));
+        if function == "destructor" {
+            daemon.load("stuck", &[]).expect_ok();
+        }
+        fs::write(&marker, "").expect("a file that says what is to hang");
+        assert_given_up(&daemon, what, || {
+            if function == "constructor" {
+                daemon.load("stuck", &[("timeout", TIMEOUT)])
+            } else {
+                daemon.unload_within("stuck", Duration::from_secs(1))
+            }
+        });
+        let stuck = daemon.assert_state("stuck", "FAILED");
+        assert!(stuck.field("error").contains(what), "{stuck:?}");
+        daemon
+            .load("stuck", &[])
+            .expect_refused(&["\"stuck\" is stuck: its", what]);
+        daemon.wait_for_value_of("memory");
+
+        fs::remove_file(&marker).expect("taking the file away");
+        release(&daemon);
+        daemon.assert_gone("stuck");
+        daemon
+            .load("stuck", &[("config", "Hang \"nothing\"")])
+            .expect_ok();
+        daemon.wait_for_value_of("stuck");
+        daemon.unload("stuck").expect_ok();
+        daemon.assert_gone("stuck");
+        for file in ["entered", "release"] {
+            fs::remove_file(daemon.path(file)).expect("taking the file away");
+        }
+    }
     daemon.stop();
 }
 
