@@ -203,7 +203,19 @@ fn what_changes_nothing_is_not_notified() {
         entered.display(),
         release.display()
     );
+    let start = daemon.log().len();
     daemon.load("hang", &[("config", &config)]).expect_ok();
+    assert_told(
+        &daemon,
+        start,
+        "hang",
+        &[
+            "is LOADING.",
+            "is CONFIGURING.",
+            "is INITIALIZING.",
+            "is loaded and READY.",
+        ],
+    );
     eventually("the callback to hang", SOON, || {
         entered.exists().then_some(())
     });
