@@ -379,6 +379,36 @@ fn a_reload_that_hangs_is_given_up() {
     daemon.stop();
 }
 
+/// How many threads carry out operations, or once did and hang.
+fn operations(daemon: &Daemon) -> usize {
+    let threads = daemon.status().threads;
+    threads.iter().filter(|name| *name == "operation").count()
+}
+
+/// Proves that each operation that is given up costs one thread, until the
+/// function returns.
+#[test]
+fn a_thread_that_was_abandoned_ends_when_it_can() {
+    let daemon = with_stuck();
+    for _ in 0..3 {
+        daemon.load("cpu", &[]).expect_ok();
+        assert_eq!(operations(&daemon), 1);
+        let config = hanging(&daemon, "init");
+        assert_given_up(&daemon, "init", || {
+            daemon.load("stuck", &[("config", &config), ("timeout", TIMEOUT)])
+        });
+        daemon.unload("cpu").expect_ok();
+        assert_eq!(operations(&daemon), 2);
+        release(&daemon);
+        assert_eq!(operations(&daemon), 1);
+        daemon.unload("stuck").expect_ok();
+        for file in ["entered", "release"] {
+            fs::remove_file(daemon.path(file)).expect("taking the file away");
+        }
+    }
+    daemon.stop();
+}
+
 /// Proves that several plugins can be stuck at once, and that the log and the
 /// notifications tell of each.
 #[test]
