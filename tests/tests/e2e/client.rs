@@ -27,9 +27,9 @@ fn the_client_loads_lists_reloads_and_unloads() {
     let listing = daemon.collectdctl(&["listplugins"]);
     assert_eq!(listing.code, Some(0), "{listing:?}");
     for (plugin, origin) in [
-        ("badconfig", "origin=runtime"),
-        ("memory", "origin=file"),
-        ("unixsock", "origin=file"),
+        ("badconfig", "runtime"),
+        ("memory", "file"),
+        ("unixsock", "file"),
     ] {
         assert!(
             listing.stdout.lines().any(|line| {

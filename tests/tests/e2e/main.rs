@@ -3,6 +3,7 @@
 mod announcements;
 mod busy;
 mod chains;
+mod check;
 mod churn;
 mod client;
 mod documents;
@@ -10,6 +11,7 @@ mod gate;
 mod harness;
 mod lifecycle;
 mod onfailure;
+mod listing;
 mod others;
 mod peers;
 mod refusals;
