@@ -212,22 +212,22 @@ fn a_check_names_the_file_and_the_line_of_each_problem() {
     let file = write_config(
         &builder,
         &format!(
-            "Intervall 10\nLoadPlugin memry\nInclude \"{}\"\nLoadPlugin memory\n\
+            "Intervals 10\nLoadPlugin memry\nInclude \"{}\"\nLoadPlugin memory\n\
              <Plugin memory>\n ValuesAbsolut true\n</Plugin>\n\
-             <LoadPlugin cpu>\n Intervall 1\n</LoadPlugin>\nTimeout 1\n",
+             <LoadPlugin cpu>\n Intervals 1\n</LoadPlugin>\nTimeout 1\n",
             builder.path("conf.d").display()
         ),
     );
     let directory = builder.path("").display().to_string();
     let check = check_file(&file);
     check.assert_bad(&[
-        &format!("{directory}collectd.conf:4: [warning] Unknown option `Intervall', it has no effect.\n"),
+        &format!("{directory}collectd.conf:4: [warning] Unknown option `Intervals', it has no effect.\n"),
         &format!("{directory}collectd.conf:5: [error] There is no plugin \"memry\" in {directory}plugins.\n"),
         &format!("{directory}conf.d/cpu.conf:3: [warning] Plugin `cpu' did not register for value `ReportByColour'.\n"),
         &format!("{directory}conf.d/cpu.conf:3: [error] Plugin `cpu' failed to handle option `ReportByColour', return code: -1\n"),
         &format!("{directory}conf.d/cpu.conf:2: [error] The statement `Plugin \"cpu\"' fails.\n"),
         &format!("{directory}collectd.conf:8: [error] memory plugin: Invalid configuration option: \"ValuesAbsolut\".\n"),
-        &format!("{directory}collectd.conf:11: [warning] Ignoring unknown LoadPlugin option \"Intervall\" for plugin \"cpu\"\n"),
+        &format!("{directory}collectd.conf:11: [warning] Ignoring unknown LoadPlugin option \"Intervals\" for plugin \"cpu\"\n"),
         &format!("{directory}collectd.conf:14: [error] The Timeout must be two or more.\n"),
         "collectd.conf: Errors have been found.\n",
     ]);
