@@ -8,6 +8,7 @@
 #include "plugin.h"
 #include "utils/common/common.h"
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -77,6 +78,30 @@ static void use_network(int port) {
   close(fd);
 }
 
+/* What is no harm must be possible: to write down an address in numbers, and to
+ * bind to one that this host may well have. */
+static void use_addresses(void) {
+  struct addrinfo hints = {
+      .ai_family = AF_INET,
+      .ai_flags = AI_ADDRCONFIG,
+  };
+  struct addrinfo *list = NULL;
+  int status = getaddrinfo("192.0.2.77", NULL, &hints, &list);
+  if (status == 0)
+    freeaddrinfo(list);
+  else
+    ERROR("nosy plugin: No address: %s", gai_strerror(status));
+
+  struct sockaddr_in addr = {
+      .sin_family = AF_INET,
+      .sin_addr = {htonl(0xc000024e)},
+  };
+  int fd = socket(AF_INET, SOCK_DGRAM, 0);
+  if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0)
+    ERROR("nosy plugin: No bind: %s", STRERRNO);
+  close(fd);
+}
+
 /* The process that has started this one. */
 static void signal_parent(void) {
   pid_t pid = getppid();
@@ -97,6 +122,7 @@ static int nosy_config(const char *key, const char *value) {
   }
 
   use_network(atoi(value));
+  use_addresses();
   return 0;
 }
 
