@@ -248,6 +248,23 @@ fn a_check_names_the_file_and_the_line_of_each_problem() {
     ]);
     assert_eq!(check.stdout, "");
 
+    // The transcript in the manual has the same problems in other places.
+    let pod = build_dir().join("patched/tree/src/collectd.pod");
+    let pod = fs::read_to_string(&pod).unwrap_or_else(|e| panic!("{}: {e}", pod.display()));
+    let messages: Vec<String> = pod
+        .lines()
+        .filter(|line| line.starts_with("  col") || line.starts_with("  conf.d"))
+        .filter_map(|line| Some(line[line.find(": [")?..].to_owned()))
+        .map(|message| message.replace("/usr/lib/collectd", &format!("{directory}plugins")))
+        .collect();
+    assert_eq!(messages.len(), 5, "{messages:?}");
+    for message in messages {
+        assert!(
+            check.stderr.contains(&message),
+            "the manual shows {message:?}, which is not in {check:?}"
+        );
+    }
+
     // What the plugins only complain about does not keep the daemon from starting.
     let file = write_config(
         &builder,

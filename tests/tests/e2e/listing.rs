@@ -1,11 +1,14 @@
 //! What LISTPLUGINS, `collectdctl listplugins` and CollectInternalStats tell.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use collectd_live_tests::{eventually, Daemon, Variant};
+use collectd_live_tests::{build_dir, eventually, Daemon, Variant};
 
 /// The kinds of callbacks that a plugin is listed with.
 fn callbacks(daemon: &Daemon, plugin: &str) -> String {
@@ -54,6 +57,38 @@ fn callbacks_are_listed_by_kind() {
         refusal.contains(entropy.field("reason")),
         "LISTPLUGINS and UNLOADPLUGIN give different reasons: {refusal}, {entropy:?}"
     );
+    daemon.stop();
+}
+
+/// Proves that the list can be asked for at any moment: what it goes through is
+/// not freed under its hands, and what does not change is always told alike.
+#[test]
+fn the_list_is_told_while_plugins_come_and_go() {
+    const ROUNDS: usize = 60;
+    let daemon = Daemon::builder(Variant::Asan)
+        .load_plugin("memory")
+        .available("badconfig")
+        .available("cpu")
+        .start();
+    let expected = callbacks(&daemon, "memory");
+    let running = AtomicUsize::new(2);
+    thread::scope(|scope| {
+        for plugin in ["badconfig", "cpu"] {
+            let (daemon, running) = (&daemon, &running);
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    daemon.load(plugin, &[]).expect_ok();
+                    daemon.unload(plugin).expect_ok();
+                }
+                running.fetch_sub(1, Ordering::Release);
+            });
+        }
+        while running.load(Ordering::Acquire) > 0 {
+            assert_eq!(callbacks(&daemon, "memory"), expected);
+        }
+    });
+    daemon.assert_gone("badconfig");
+    daemon.assert_gone("cpu");
     daemon.stop();
 }
 
@@ -120,6 +155,14 @@ fn the_client_prints_a_table() {
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
         titles.join(" ")
+    );
+    let pod = build_dir().join("patched/tree/src/collectdctl.pod");
+    let pod = fs::read(&pod).unwrap_or_else(|e| panic!("{}: {e}", pod.display()));
+    assert!(
+        String::from_utf8_lossy(&pod)
+            .lines()
+            .any(|line| line.split_whitespace().eq(titles.join(" ").split(' '))),
+        "the manual shows other columns"
     );
     assert_eq!(lines.len(), 5, "{table}");
     for line in &lines[1..] {
