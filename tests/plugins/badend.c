@@ -12,7 +12,10 @@ static int badend_config(const char *key, const char *value) {
     abort();
   if (strcasecmp(value, "exit") == 0)
     exit(0);
-  while (strcasecmp(value, "hang") == 0)
+  if (strcasecmp(value, "close") == 0)
+    for (int fd = 3; fd < 1024; fd++)
+      close(fd);
+  while ((strcasecmp(value, "hang") == 0) || (strcasecmp(value, "close") == 0))
     pause();
   return 0;
 }

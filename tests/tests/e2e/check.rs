@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use collectd_live_tests::{
@@ -316,32 +317,29 @@ fn a_check_survives_a_plugin_that_crashes_or_hangs() {
     if !can_ask_plugins(NAME) {
         return;
     }
-    let builder = Daemon::builder(Variant::Patched).available("badend");
-    for (how, message) in [
-        (
-            "abort",
-            "The statement `Plugin \"badend\"' crashes the daemon: signal ",
-        ),
-        (
-            "exit",
-            "The statement `Plugin \"badend\"' ends the daemon with status 0.",
-        ),
-        (
-            "hang",
-            "The statement `Plugin \"badend\"' does not come to an end within 30 seconds.",
-        ),
-    ] {
-        let file = write_config(
+    let check = |how: &str| {
+        let builder = Daemon::builder(Variant::Patched).available("badend");
+        check_file(&write_config(
             &builder,
             &format!("LoadPlugin badend\n<Plugin badend>\n  How {how}\n</Plugin>\n"),
-        );
-        check_file(&file).assert_bad(&[&format!("collectd.conf:6: [error] {message}")]);
-    }
-    let file = write_config(
-        &builder,
-        "LoadPlugin badend\n<Plugin badend>\n  How well\n</Plugin>\n",
-    );
-    check_file(&file).assert_good("badend");
+        ))
+    };
+    let hang = "does not come to an end within 30 seconds.";
+    thread::scope(|scope| {
+        for (how, end) in [
+            ("abort", "crashes the daemon: signal "),
+            ("exit", "ends the daemon with status 0."),
+            ("hang", hang),
+            ("close", hang),
+        ] {
+            scope.spawn(move || {
+                check(how).assert_bad(&[&format!(
+                    "collectd.conf:6: [error] The statement `Plugin \"badend\"' {end}"
+                )]);
+            });
+        }
+    });
+    check("well").assert_good("badend");
 }
 
 /// Proves that an object which is no plugin, or needs a library that is not
