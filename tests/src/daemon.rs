@@ -30,6 +30,17 @@ const START_STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a value may take to come.
 const VALUE_DEADLINE: Duration = Duration::from_secs(20);
 
+/// It is silent but for its findings. What a plugin did is told with names
+/// although the plugin is gone.
+const VALGRIND_OPTIONS: [&str; 6] = [
+    "--quiet",
+    "--keep-debuginfo=yes",
+    "--fair-sched=yes",
+    "--leak-check=full",
+    "--show-leak-kinds=definite",
+    "--errors-for-leak-kinds=definite",
+];
+
 /// LISTVAL rounds times to milliseconds: by how much they may be ahead.
 const LISTVAL_ROUNDING: f64 = 0.0005;
 
@@ -49,6 +60,7 @@ pub struct Builder {
     log_options: String,
     environment: Vec<(String, String)>,
     launcher: Vec<OsString>,
+    valgrind: bool,
 }
 
 impl Builder {
@@ -70,6 +82,7 @@ impl Builder {
             log_options: String::new(),
             environment: Vec::new(),
             launcher: Vec::new(),
+            valgrind: false,
         }
     }
 
@@ -99,7 +112,13 @@ impl Builder {
     /// Puts a plugin into the daemon's plugin directory without loading it. It
     /// comes from `tests/plugins` or, if it is not there, from the build.
     pub fn available(self, name: &str) -> Self {
+        self.available_as(name, name)
+    }
+
+    /// Like [`Self::available`], under another name.
+    pub fn available_as(self, source: &str, name: &str) -> Self {
         provide(
+            source,
             name,
             self.variant,
             &self.prefix,
@@ -129,6 +148,25 @@ impl Builder {
             &mut self.plugins,
             &format!("<Plugin {name}>\n{}\n</Plugin>", content.trim_end()),
         );
+        self
+    }
+
+    /// Adds a filter chain, which is called "Chain", after (`PostCache`) or
+    /// before (`PreCache`) the value cache.
+    pub fn chain(mut self, place: &str, content: &str) -> Self {
+        push_line(
+            &mut self.plugins,
+            &format!(
+                "{place}Chain \"Chain\"\n<Chain \"Chain\">\n{}\n</Chain>",
+                content.trim_end()
+            ),
+        );
+        self
+    }
+
+    /// Runs the daemon in valgrind, whose findings count like a sanitizer's.
+    pub fn in_valgrind(mut self) -> Self {
+        self.valgrind = true;
         self
     }
 
@@ -223,8 +261,15 @@ impl Builder {
         fs::write(&configuration_path, &configuration).expect("writing collectd.conf");
 
         let program = this.prefix.join("sbin/collectd");
-        let mut words = this.launcher.iter().cloned().chain([program.into()]);
-        let program = words.next().expect("at least the daemon");
+        let mut words: Vec<OsString> = this.launcher.clone();
+        if this.valgrind {
+            let log = dir.join(report::SANITIZER_PREFIX);
+            words.push("valgrind".into());
+            words.extend(VALGRIND_OPTIONS.iter().map(Into::into));
+            words.push(format!("--log-file={}", log.display()).into());
+        }
+        words.push(program.into());
+        let program = words.remove(0);
         let mut command = Command::new(&program);
         command
             .args(words)
@@ -313,7 +358,18 @@ impl Daemon {
 
     /// Puts a further plugin into the running daemon's plugin directory.
     pub fn provide(&self, name: &str) {
-        provide(name, self.variant, &self.prefix, &self.path("plugins"));
+        self.provide_as(name, name);
+    }
+
+    /// Like [`Self::provide`], under another name.
+    pub fn provide_as(&self, source: &str, name: &str) {
+        provide(
+            source,
+            name,
+            self.variant,
+            &self.prefix,
+            &self.path("plugins"),
+        );
     }
 
     /// Sends one control line, on a connection that no other thread uses
@@ -563,6 +619,12 @@ impl Daemon {
         Status::of(self.pid)
     }
 
+    /// How many descriptors the process has open, idle connections of
+    /// [`Self::ctl`] included.
+    pub fn descriptors(&self) -> usize {
+        process::descriptors(self.pid)
+    }
+
     /// Checks that the daemon runs and answers.
     ///
     /// # Panics
@@ -582,7 +644,7 @@ impl Daemon {
     /// has something to report.
     #[track_caller]
     pub fn stop(self) -> String {
-        self.stop_with_status(0)
+        self.stop_with(0, str::to_owned)
     }
 
     /// The same for a daemon that has to complain when it ends.
@@ -592,6 +654,18 @@ impl Daemon {
     /// has something to report.
     #[track_caller]
     pub fn stop_with_status(self, code: i32) -> String {
+        self.stop_with(code, str::to_owned)
+    }
+
+    /// Like [`Self::stop`], and looks at the log and at what else the daemon has
+    /// left in its directory.
+    #[track_caller]
+    pub fn stop_and<T>(self, look: impl FnOnce(&str) -> T) -> T {
+        self.stop_with(0, look)
+    }
+
+    #[track_caller]
+    fn stop_with<T>(self, code: i32, look: impl FnOnce(&str) -> T) -> T {
         self.signal(Signal::TERM);
         let status = eventually(
             "the daemon's end after SIGTERM",
@@ -601,7 +675,12 @@ impl Daemon {
         let reports = report::sanitizer_reports(self.dir.path());
         assert!(reports.is_empty(), "a sanitizer reports:\n{reports}");
         assert_eq!(status.code(), Some(code), "the daemon ended with {status}");
-        self.log()
+        look(&self.log())
+    }
+
+    /// Asks for all data to be flushed, by a signal.
+    pub fn ask_to_flush(&self) {
+        self.signal(Signal::USR1);
     }
 
     fn wait_until_up(&self) {
@@ -702,16 +781,16 @@ fn shorten(text: &str) -> String {
 }
 
 /// The daemon skips symbolic links in its plugin directory, so this copies.
-fn provide(name: &str, variant: Variant, prefix: &Path, plugin_dir: &Path) {
+fn provide(source: &str, name: &str, variant: Variant, prefix: &Path, plugin_dir: &Path) {
     let target = plugin_dir.join(format!("{name}.so"));
     if target.exists() {
         return;
     }
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{name}.c"));
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{source}.c"));
     let object = if own.exists() {
-        plugins::compile(name, variant)
+        plugins::compile(source, variant)
     } else {
-        prefix.join(format!("lib/collectd/{name}.so"))
+        prefix.join(format!("lib/collectd/{source}.so"))
     };
     copy(&object, &target);
 }

@@ -19,6 +19,7 @@ mod process;
 mod report;
 mod sequence;
 mod skip;
+mod storm;
 mod wait;
 
 pub use control::{Connection, PluginInfo, Reply};
@@ -27,4 +28,5 @@ pub use install::{build_dir, Variant};
 pub use process::Status;
 pub use sequence::{Sequence, SequenceLog};
 pub use skip::{may_change_user, skip};
+pub use storm::{Calm, Outcome, Storm};
 pub use wait::{eventually, patience};

@@ -32,6 +32,14 @@ impl Status {
     }
 }
 
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    let path = format!("/proc/{pid}/fd");
+    fs::read_dir(&path)
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
+        .count()
+}
+
 /// The files mapped into a process, in the order of `/proc/<pid>/maps`.
 pub(crate) fn mapped_files(pid: u32) -> Vec<PathBuf> {
     let path = format!("/proc/{pid}/maps");

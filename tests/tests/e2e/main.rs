@@ -19,5 +19,6 @@ mod registrations;
 mod regressions;
 mod startup;
 mod stuck;
+mod storm;
 mod threads;
 mod values;
