@@ -144,12 +144,9 @@ static int write_report(void) {
   int status = 0;
   for (size_t s = 0; s < SERIES_MAX; s++) {
     series_t *it = series + s;
-    uint64_t seen_to =
-        complete ? it->last + 1
-                 : it->last - ((it->last < window) ? it->last : window);
     if (it->seen == 0)
       continue;
-    while (it->base < seen_to)
+    while (it->base + window < it->last)
       drop_lowest(it);
 
     char line[1024];

@@ -61,6 +61,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     launcher: Vec<OsString>,
     valgrind: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -83,6 +84,7 @@ impl Builder {
             environment: Vec::new(),
             launcher: Vec::new(),
             valgrind: false,
+            environment: Vec::new(),
         }
     }
 
@@ -161,6 +163,12 @@ impl Builder {
                 content.trim_end()
             ),
         );
+        self
+    }
+
+    /// Adds a variable to the daemon's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use collectd_live_tests::{Storm, Variant};
 
-const USAGE: &str = "usage: storm [--variant=asan|tsan|plain|valgrind] [--operations=N] [--seed=S]";
+const USAGE: &str =
+    "usage: storm [--variant=asan|tsan|plain|valgrind] [--operations=N] [--seed=S] [--abrupt]";
 
 fn main() -> ExitCode {
     match parse(env::args().skip(1)) {
@@ -30,6 +31,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Storm, String> {
         valgrind: false,
         operations: 10_000,
         seed: u64::from(now.subsec_nanos()),
+        abrupt: false,
     };
     for argument in arguments {
         let number = |text: &str| {
@@ -51,6 +53,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Storm, String> {
                     .map_err(|e| format!("{argument:?} is too much: {e}"))?;
             }
             Some(("--seed", text)) => storm.seed = number(text)?,
+            None if argument == "--abrupt" => storm.abrupt = true,
             _ => return Err(format!("{argument:?} is not understood")),
         }
     }
