@@ -820,9 +820,14 @@ fn stop_feeding(daemon: &Daemon) -> Vec<u64> {
 
 /// Stops the daemon while numbers and commands still come.
 fn stop_abruptly(daemon: Daemon, check: impl FnOnce(&str)) {
-    const LINES: [&str; 8] = [
+    // So many that the write threads are busy when they are told to end.
+    let many_values = format!(
+        "PUTVAL testhost/storm/gauge-last interval=1{}",
+        " N:1".repeat(200)
+    );
+    let lines = [
         "LISTVAL",
-        "PUTVAL testhost/storm/gauge-last interval=1 N:1",
+        many_values.as_str(),
         "LISTPLUGINS",
         "FLUSH",
         "LOADPLUGIN cpu",
@@ -830,13 +835,14 @@ fn stop_abruptly(daemon: Daemon, check: impl FnOnce(&str)) {
         "UNLOADPLUGIN cpu",
         "GETVAL testhost/stormfeed/count-0",
     ];
+    let lines = &lines;
     let started = AtomicU32::new(0);
     let connections: Vec<_> = (0..CLIENTS).map(|_| daemon.connect()).collect();
     thread::scope(|scope| {
         for (number, mut connection) in connections.into_iter().enumerate() {
             let started = &started;
             scope.spawn(move || {
-                let mut lines = LINES.iter().cycle().skip(number);
+                let mut lines = lines.iter().cycle().skip(number);
                 // The daemon's end ends the connection.
                 while lines
                     .next()
