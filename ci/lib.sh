@@ -18,31 +18,35 @@ export LC_ALL=C.UTF-8
 TARBALL_NAME=collectd_5.12.0.orig.tar.xz
 TARBALL_SHA256=9ccc5ebb9884a8fca1c4cdbd48d45c5875d683330a482d09da4fe2c571f3b536
 
-# What a build needs; autoconf and automake bring perl.
+# What a build needs; autoconf and automake bring perl. The libraries of curl,
+# gcrypt, mosquitto, RRDtool and yajl are for plugins: network, mqtt, rrdtool and
+# write_http.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libssl-dev libtool
+BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libcurl4-gnutls-dev
+	libgcrypt20-dev libmosquitto-dev librrd-dev libssl-dev libtool libyajl-dev
 	make patch pkg-config xz-utils)
 
-# What the tests need beside: a broker, certificates, symbol tables, and the
-# library that bindgen reads C with, with its own headers.
+# What the tests need beside: a broker, certificates, symbol tables, a reader of
+# RRD files, and the library that bindgen reads C with, with its own headers.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-TEST_PACKAGES=(binutils libclang-common-14-dev libclang1-14 mosquitto openssl)
+TEST_PACKAGES=(binutils libclang-common-14-dev libclang1-14 mosquitto openssl
+	rrdtool)
 
-# The plugins that build on a bare machine. Named one by one, so that the
-# result does not depend on which libraries the machine happens to have.
+# The plugins that build with BUILD_PACKAGES. Named one by one, so that the result
+# does not depend on which other libraries the machine happens to have.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
 ALL_PLUGINS=(aggregation apcups battery buddyinfo cgroups check_uptime chrony
 	conntrack contextswitch cpu cpufreq cpusleep csv df disk drbd email entropy
 	ethstat exec fhcount filecount fscache hddtemp hugepages infiniband interface
 	ipc ipvs irq load logfile logparser madwifi match_empty_counter match_hashed
 	match_regex match_timediff match_value mbmon mcelog md mdevents memcached
-	memory multimeter network nfs notify_nagios ntpd numa olsrd openvpn
-	pcie_errors powerdns processes protocols serial statsd swap synproxy syslog
-	table tail tail_csv target_notification target_replace target_scale target_set
-	target_v5upgrade tcpconns teamspeak2 ted thermal threshold turbostat ubi
-	unixsock uptime users uuid vmem vserver wireless write_graphite
-	write_influxdb_udp write_log write_sensu write_syslog write_tsdb zfs_arc
-	zookeeper)
+	memory mqtt multimeter network nfs notify_nagios ntpd numa olsrd openvpn
+	pcie_errors powerdns processes protocols rrdtool serial statsd swap synproxy
+	syslog table tail tail_csv target_notification target_replace target_scale
+	target_set target_v5upgrade tcpconns teamspeak2 ted thermal threshold
+	turbostat ubi unixsock uptime users uuid vmem vserver wireless write_graphite
+	write_http write_influxdb_udp write_log write_sensu write_syslog write_tsdb
+	zfs_arc zookeeper)
 
 # The plugins of the trees for comparisons, sanitizers and ci/series: few, so
 # that they build fast.
@@ -50,6 +54,11 @@ ALL_PLUGINS=(aggregation apcups battery buddyinfo cgroups check_uptime chrony
 FEW_PLUGINS=(aggregation contextswitch cpu csv df disk exec interface irq load
 	logfile match_regex memory processes swap syslog tail target_set tcpconns
 	threshold unixsock uptime users vmem write_graphite write_log)
+
+# Beside those, the plugins of the tree for AddressSanitizer: they come and go
+# in its tests.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+ASAN_PLUGINS=(mqtt network rrdtool statsd write_http)
 
 # Plugins are named one by one, bindings would need their languages, and
 # upstream's tests run the same whether or not the machine has valgrind.
