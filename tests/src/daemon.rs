@@ -412,6 +412,15 @@ impl Daemon {
         Connection::open(&self.socket()).unwrap_or_else(|e| panic!("the control socket: {e}"))
     }
 
+    /// Closes the connections that [`Self::ctl`] keeps, for a control socket that
+    /// comes to its end.
+    pub fn disconnect(&self) {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// `LOADPLUGIN`, with options such as `("config", "Interval 1")`.
     #[track_caller]
     pub fn load(&self, name: &str, options: &[(&str, &str)]) -> Reply {

@@ -11,6 +11,7 @@
 //! The helpers panic instead of returning errors: each message is written for
 //! the person who reads a failed test.
 
+mod address;
 mod control;
 mod daemon;
 mod install;
@@ -22,6 +23,7 @@ mod skip;
 mod storm;
 mod wait;
 
+pub use address::own_address;
 pub use control::{Connection, PluginInfo, Reply};
 pub use daemon::{Builder, Collectdctl, Daemon};
 pub use install::{build_dir, Variant};

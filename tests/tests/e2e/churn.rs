@@ -11,6 +11,7 @@ mod chains;
 mod failures;
 mod readers;
 mod values;
+mod services;
 mod writers;
 
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -16,7 +16,7 @@ const LISTVAL_ROUNDING: f64 = 0.0005;
 
 /// Waits until all these values have been read after `since`.
 #[track_caller]
-fn wait_for_values(daemon: &Daemon, since: SystemTime, identifiers: &[&str]) {
+pub(super) fn wait_for_values(daemon: &Daemon, since: SystemTime, identifiers: &[&str]) {
     let since = since
         .duration_since(UNIX_EPOCH)
         .expect("a clock after 1970")

@@ -205,13 +205,13 @@ impl Carbon {
 }
 
 /// A port that refuses connections for as long as the value lives.
-struct Nobody {
+pub(super) struct Nobody {
     _socket: OwnedFd,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Nobody {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)
             .expect("a socket that does not listen");
         bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a port for it");
