@@ -636,6 +636,11 @@ impl Daemon {
         Status::of(self.pid)
     }
 
+    /// Whether the process has not ended yet.
+    pub fn runs(&self) -> bool {
+        self.exit_status().is_none()
+    }
+
     /// How many descriptors the process has open, idle connections of
     /// [`Self::ctl`] included.
     pub fn descriptors(&self) -> usize {
@@ -683,12 +688,30 @@ impl Daemon {
 
     #[track_caller]
     fn stop_with<T>(self, code: i32, look: impl FnOnce(&str) -> T) -> T {
+        self.ask_to_stop();
+        self.wait_for_end_and(code, look)
+    }
+
+    /// Asks the daemon to end, without waiting for it.
+    pub fn ask_to_stop(&self) {
         self.signal(Signal::TERM);
-        let status = eventually(
-            "the daemon's end after SIGTERM",
-            START_STOP_DEADLINE,
-            || self.exit_status(),
-        );
+    }
+
+    /// Waits until the daemon ends by itself, or because it was asked to, and
+    /// returns its log.
+    ///
+    /// # Panics
+    /// As [`Self::stop`].
+    #[track_caller]
+    pub fn wait_for_end(self) -> String {
+        self.wait_for_end_and(0, str::to_owned)
+    }
+
+    #[track_caller]
+    fn wait_for_end_and<T>(self, code: i32, look: impl FnOnce(&str) -> T) -> T {
+        let status = eventually("the daemon's end", START_STOP_DEADLINE, || {
+            self.exit_status()
+        });
         let reports = report::sanitizer_reports(self.dir.path());
         assert!(reports.is_empty(), "a sanitizer reports:\n{reports}");
         assert_eq!(status.code(), Some(code), "the daemon ended with {status}");

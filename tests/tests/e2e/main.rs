@@ -21,6 +21,7 @@ mod refusals;
 mod registrations;
 mod regressions;
 mod rrd;
+mod signals;
 mod startup;
 mod stuck;
 mod storm;
