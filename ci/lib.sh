@@ -26,11 +26,12 @@ BUILD_PACKAGES=(autoconf automake bison flex gcc libc6-dev libcurl4-gnutls-dev
 	libgcrypt20-dev libmosquitto-dev librrd-dev libssl-dev libtool libyajl-dev
 	make patch pkg-config xz-utils)
 
-# What the tests need beside: a broker, certificates, symbol tables, a reader of
-# RRD files, and the library that bindgen reads C with, with its own headers.
+# What the tests need beside: the comparison of ABIs, a broker, certificates,
+# symbol tables, a reader of RRD files, and the library that bindgen reads C with,
+# with its own headers.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
-TEST_PACKAGES=(binutils libclang-common-14-dev libclang1-14 mosquitto openssl
-	rrdtool)
+TEST_PACKAGES=(abigail-tools binutils libclang-common-14-dev libclang1-14
+	mosquitto openssl rrdtool)
 
 # The plugins that build with BUILD_PACKAGES. Named one by one, so that the result
 # does not depend on which other libraries the machine happens to have.

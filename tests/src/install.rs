@@ -49,7 +49,7 @@ impl Variant {
     ///
     /// # Panics
     /// If there is no daemon in it; the message says how to build one.
-    pub(crate) fn prefix(self) -> PathBuf {
+    pub fn prefix(self) -> PathBuf {
         let build = build_dir();
         let prefix = match self {
             Variant::Patched => build.join("prefix"),

@@ -1,6 +1,7 @@
 //! End-to-end tests against real daemons, each in a directory of its own.
 
 mod announcements;
+mod abi;
 mod busy;
 mod chains;
 mod check;
