@@ -61,7 +61,6 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     launcher: Vec<OsString>,
     valgrind: bool,
-    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -84,7 +83,6 @@ impl Builder {
             environment: Vec::new(),
             launcher: Vec::new(),
             valgrind: false,
-            environment: Vec::new(),
         }
     }
 
@@ -126,6 +124,14 @@ impl Builder {
             &self.prefix,
             &self.dir.path().join("plugins"),
         );
+        self
+    }
+
+    /// Makes a plugin of `tests/plugins` available that was compiled for another
+    /// variant.
+    pub fn available_as_for(self, name: &str, variant: Variant) -> Self {
+        let target = self.dir.path().join(format!("plugins/{name}.so"));
+        copy(&plugins::compile(name, variant), &target);
         self
     }
 
@@ -183,12 +189,6 @@ impl Builder {
         push_line(&mut self.socket_options, "SocketPerms \"0777\"");
         fs::set_permissions(self.dir.path(), Permissions::from_mode(0o755))
             .expect("opening the daemon's directory to all users");
-        self
-    }
-
-    /// Sets a variable of the daemon's environment.
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -629,6 +629,12 @@ impl Daemon {
         };
         self.remember(&format!("{command:?}"), &format!("{result:?}"));
         result
+    }
+
+    /// How long those threads have been on a processor whose names begin with one
+    /// of `prefixes`.
+    pub fn time_on_cpu(&self, prefixes: &[&str]) -> Duration {
+        process::time_on_cpu(self.pid, prefixes)
     }
 
     /// What the kernel says about the process.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Facts about a process at one moment.
 #[derive(Clone, Debug)]
@@ -38,6 +39,26 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(&path)
         .unwrap_or_else(|e| panic!("{path}: {e}"))
         .count()
+}
+
+/// How long those threads have been on a processor whose names begin with one of
+/// `prefixes`.
+pub(crate) fn time_on_cpu(pid: u32, prefixes: &[&str]) -> Duration {
+    let tasks = format!("/proc/{pid}/task");
+    let nanoseconds = fs::read_dir(&tasks)
+        .unwrap_or_else(|e| panic!("{tasks}: {e}"))
+        .filter_map(|entry| {
+            // A thread may end between the listing and the look at it.
+            let task = entry.ok()?.path();
+            let name = fs::read_to_string(task.join("comm")).ok()?;
+            if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                return None;
+            }
+            let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<u64>().ok()
+        })
+        .sum();
+    Duration::from_nanos(nanoseconds)
 }
 
 /// The files mapped into a process, in the order of `/proc/<pid>/maps`.

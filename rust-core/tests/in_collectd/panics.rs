@@ -51,7 +51,7 @@ fn build_plugin(builder: &Builder) {
 fn daemon(place: &str) -> Daemon {
     let builder = Daemon::builder(Variant::Patched)
         .load_plugin("uptime")
-        .variable("COLLECTD_LIVE_PANIC_IN", place);
+        .env("COLLECTD_LIVE_PANIC_IN", place);
     build_plugin(&builder);
     builder.start()
 }
