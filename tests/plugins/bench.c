@@ -11,9 +11,13 @@ static const char *config_keys[] = {"Values", "Writers", "FillFirst", "Done"};
 
 static int values_num = 1000;
 static int writers_num = 1;
-/* All values are in the queue before the first one is written. */
+/* All values are in the queue before the first one is written. Does not wait
+ * for a flush. */
 static bool fill_first;
 static char *done_file;
+
+/* Set by a flush, and cleared by the reader that dispatches. */
+static bool flushed;
 
 /* Held while the queue is filled. */
 static pthread_mutex_t fill_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -54,17 +58,22 @@ static int bench_write_last(__attribute__((unused)) const data_set_t *ds,
 
   if (__atomic_add_fetch(&written, 1, __ATOMIC_RELAXED) < values_num)
     return 0;
+  written = 0;
 
   FILE *fh = fopen(done_file, "w");
   return (fh != NULL) ? fclose(fh) : -1;
 }
 
-static int bench_read(__attribute__((unused)) user_data_t *ud) {
-  static bool dispatched;
+static int bench_flush(__attribute__((unused)) cdtime_t timeout,
+                       __attribute__((unused)) const char *identifier,
+                       __attribute__((unused)) user_data_t *ud) {
+  __atomic_store_n(&flushed, true, __ATOMIC_RELEASE);
+  return 0;
+}
 
-  if (dispatched)
+static int bench_read(__attribute__((unused)) user_data_t *ud) {
+  if (!__atomic_exchange_n(&flushed, false, __ATOMIC_ACQ_REL))
     return 0;
-  dispatched = true;
 
   if (fill_first)
     pthread_mutex_lock(&fill_lock);
@@ -100,9 +109,12 @@ static int bench_init(void) {
         /* user_data = */ NULL);
   }
 
-  return plugin_register_complex_read(/* group = */ NULL, "bench", bench_read,
-                                      TIME_T_TO_CDTIME_T(3600),
-                                      /* user_data = */ NULL);
+  plugin_register_flush("bench", bench_flush, /* user_data = */ NULL);
+  flushed = fill_first;
+  return plugin_register_complex_read(
+      /* group = */ NULL, "bench", bench_read,
+      fill_first ? TIME_T_TO_CDTIME_T(3600) : MS_TO_CDTIME_T(10),
+      /* user_data = */ NULL);
 }
 
 void module_register(void) {

@@ -15,7 +15,7 @@ use collectd_live_tests::{eventually, patience, Builder, Daemon, Variant};
 /// What a dispatched value may cost, in instructions of stock's.
 const MOST_INSTRUCTIONS: f64 = 1.01;
 
-/// The same for time, as the upper end of a 95 % interval.
+/// The same for time, as a bound that is right in 95 % of all cases.
 const MOST_TIME: f64 = 1.05;
 
 /// How long one measurement may take.
@@ -36,9 +36,11 @@ struct Effort {
     /// Values dispatched to count instructions: the difference of the two counts.
     few: u32,
     many: u32,
-    /// Values dispatched to measure time, and how often that is repeated.
+    /// Values dispatched to measure time, how often a daemon does that, and how
+    /// many sets of daemons are compared.
     values: u32,
     rounds: usize,
+    sets: usize,
     /// Loads and unloads.
     loads: usize,
 }
@@ -67,8 +69,9 @@ impl Effort {
             cases: cases(),
             few: 10_000,
             many: 40_000,
-            values: 100_000,
-            rounds: 11,
+            values: 20_000,
+            rounds: 15,
+            sets: 8,
             loads: 500,
         }
     }
@@ -81,14 +84,16 @@ impl Effort {
             }],
             few: 1_000,
             many: 5_000,
-            values: 20_000,
+            values: 5_000,
             rounds: 5,
+            sets: 3,
             loads: 50,
         }
     }
 }
 
-/// A daemon that dispatches `values` values; and the file that tells their end.
+/// A daemon that dispatches `values` values at a time; with `fill_first`, once and
+/// at once.
 fn bench(variant: Variant, case: Case, values: u32, fill_first: bool) -> Builder {
     let builder = Daemon::builder(variant)
         .interval("10")
@@ -106,10 +111,18 @@ fn bench(variant: Variant, case: Case, values: u32, fill_first: bool) -> Builder
     )
 }
 
+/// Has the daemon dispatch its values, and waits for the last one at the writer.
+fn dispatch(daemon: &Daemon) {
+    daemon.ctl("FLUSH plugin=bench").expect_ok();
+    wait_until_done(daemon);
+}
+
 fn wait_until_done(daemon: &Daemon) {
+    let done = daemon.path("done");
     eventually("the last value at the writer", DEADLINE, || {
-        daemon.path("done").exists().then_some(())
+        done.exists().then_some(())
     });
+    fs::remove_file(done).expect("removing the file that tells the end");
 }
 
 /// The instructions that a whole run of the daemon takes.
@@ -145,24 +158,51 @@ fn instructions(variant: Variant, case: Case, effort: &Effort) -> f64 {
 
 /// Nanoseconds per value on a processor; with `traffic`, while a plugin is loaded
 /// and unloaded all the time.
-fn time(variant: Variant, case: Case, values: u32, traffic: bool) -> f64 {
-    let daemon = bench(variant, case, values, false).start();
-    let stop = AtomicBool::new(false);
+fn time(daemon: &Daemon, values: u32, traffic: bool) -> f64 {
+    let before = daemon.time_on_cpu(WORKERS);
+    let stop = AtomicBool::new(!traffic);
     thread::scope(|scope| {
-        if traffic {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    daemon.load(GUEST, &[]).expect_ok();
-                    daemon.unload(GUEST).expect_ok();
-                }
-            });
-        }
-        wait_until_done(&daemon);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                daemon.load(GUEST, &[]).expect_ok();
+                daemon.unload(GUEST).expect_ok();
+            }
+        });
+        dispatch(daemon);
         stop.store(true, Ordering::Relaxed);
     });
-    let time = daemon.time_on_cpu(WORKERS);
-    daemon.stop();
+    let time = daemon.time_on_cpu(WORKERS) - before;
     time.as_secs_f64() * 1e9 / f64::from(values)
+}
+
+/// The kinds of runs that are compared.
+const STOCK: usize = 0;
+const PATCHED: usize = 1;
+const AGAIN: usize = 2;
+const BUSY: usize = 3;
+
+/// The median times of four daemons that take turns.
+fn times(case: Case, effort: &Effort) -> [f64; 4] {
+    let daemons = [STOCK, PATCHED, AGAIN, BUSY].map(|which| {
+        let variant = match which {
+            STOCK | AGAIN => Variant::Stock,
+            _ => Variant::Patched,
+        };
+        let daemon = bench(variant, case, effort.values, false).start();
+        // The first time everything is new to the daemon.
+        dispatch(&daemon);
+        daemon
+    });
+    let mut columns: [Vec<f64>; 4] = Default::default();
+    for turn in 0..effort.rounds * daemons.len() {
+        // Each goes first as often as the others.
+        let which = (turn / daemons.len() + turn) % daemons.len();
+        columns[which].push(time(&daemons[which], effort.values, which == BUSY));
+    }
+    for daemon in daemons {
+        daemon.stop();
+    }
+    columns.map(median)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -170,28 +210,21 @@ fn median(mut values: Vec<f64>) -> f64 {
     (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
-/// The ratio of two medians, and the upper end of its 95 % interval by
-/// resampling the rounds.
-fn ratio(numerator: &[f64], denominator: &[f64]) -> (f64, f64) {
-    // Any fixed sequence will do: the result for the same numbers is the same.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 33).unwrap_or(0) % below
-    };
-    let rounds = numerator.len();
-    let of = |picked: &[usize]| {
-        let part = |values: &[f64]| median(picked.iter().map(|&i| values[i]).collect());
-        part(numerator) / part(denominator)
-    };
-    let mut resampled: Vec<f64> = (0..2000)
-        .map(|_| of(&(0..rounds).map(|_| random(rounds)).collect::<Vec<_>>()))
-        .collect();
-    resampled.sort_by(f64::total_cmp);
-    let all: Vec<usize> = (0..rounds).collect();
-    (of(&all), resampled[resampled.len() * 95 / 100])
+/// Student's t for 95 % on one side, by degrees of freedom from one on.
+const STUDENT: [f64; 9] = [
+    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833,
+];
+
+/// The mean of at least two values, and what the true one is below in 95 % of all
+/// cases.
+fn mean_and_bound(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (
+        mean,
+        mean + STUDENT[values.len() - 2] * (variance / n).sqrt(),
+    )
 }
 
 /// The values at 50, 95, 99 and 100 % of a distribution.
@@ -272,40 +305,33 @@ fn print_time(effort: &Effort) -> bool {
     let mut good = true;
     println!(
         "\n\
-         Nanoseconds on a processor per dispatched value, median of {} rounds; ratios\n\
-         with the upper end of their 95 % interval. \"again\" is stock once more, \"busy\"\n\
-         is patched while a plugin is loaded and unloaded all the time.\n\
+         Nanoseconds on a processor per dispatched value: the median of {} rounds in each\n\
+         of {} sets of daemons; and ratios with their 95 % bound. \"again\" is another\n\
+         stock daemon, \"busy\" a patched one that loads and unloads all the time.\n\
          write threads  writers    stock  patched  patched/stock    again/stock     busy/stock",
-        effort.rounds
+        effort.rounds, effort.sets
     );
     for &case in &effort.cases {
-        // Stock, patched, stock again, patched and busy. Each goes first as often
-        // as the others.
-        let mut columns: [Vec<f64>; 4] = Default::default();
-        for turn in 0..effort.rounds * columns.len() {
-            let which = (turn / columns.len() + turn) % columns.len();
-            let variant = if which % 2 == 0 {
-                Variant::Stock
-            } else {
-                Variant::Patched
-            };
-            columns[which].push(time(variant, case, effort.values, which == 3));
-        }
-        let [stock, patched, again, busy] = &columns;
-        let cell = |column: &[f64]| {
-            let (ratio, bound) = ratio(column, stock);
-            format!("{ratio:6.3} <{bound:6.3}")
+        let sets: Vec<[f64; 4]> = (0..effort.sets).map(|_| times(case, effort)).collect();
+        let all = |which: usize| median(sets.iter().map(|set| set[which]).collect());
+        let ratio = |which: usize| {
+            let ratios: Vec<f64> = sets.iter().map(|set| set[which] / set[STOCK]).collect();
+            mean_and_bound(&ratios)
+        };
+        let cell = |which: usize| {
+            let (mean, bound) = ratio(which);
+            format!("{mean:6.3} <{bound:6.3}")
         };
         println!(
             "{:13}  {:7}  {:7.0}  {:7.0}  {}  {}  {}{}",
             case.write_threads,
             case.writers,
-            median(stock.clone()),
-            median(patched.clone()),
-            cell(patched),
-            cell(again),
-            cell(busy),
-            judge(ratio(patched, stock).1, MOST_TIME, &mut good)
+            all(STOCK),
+            all(PATCHED),
+            cell(PATCHED),
+            cell(AGAIN),
+            cell(BUSY),
+            judge(ratio(PATCHED).1, MOST_TIME, &mut good)
         );
     }
     good
@@ -350,13 +376,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_of_a_ratio_grows_with_the_noise() {
-        let one = [1.0; 7];
-        let (quiet, quiet_bound) = ratio(&[2.0; 7], &one);
+    fn the_bound_grows_with_the_noise() {
+        let (quiet, quiet_bound) = mean_and_bound(&[2.0; 8]);
         assert!((quiet - 2.0).abs() < 1e-9 && (quiet_bound - 2.0).abs() < 1e-9);
-        let (noisy, noisy_bound) = ratio(&[1.0, 1.4, 1.7, 2.0, 2.3, 2.6, 3.0], &one);
+        let (noisy, noisy_bound) = mean_and_bound(&[1.0, 3.0]);
         assert!((noisy - 2.0).abs() < 1e-9);
-        assert!(noisy_bound > 2.2, "{noisy_bound}");
+        assert!((noisy_bound - (2.0 + 6.314)).abs() < 1e-9, "{noisy_bound}");
     }
 
     #[test]
