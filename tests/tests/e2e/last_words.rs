@@ -1,6 +1,8 @@
 //! What has reached a plugin before it is unloaded is not lost.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use collectd_live_tests::{eventually, own_address, Daemon, Variant};
@@ -162,4 +164,30 @@ fn mqtt_delivers_what_came_last() {
         peer.received().contains(":42").then_some(())
     });
     daemon.stop();
+}
+
+/// Proves that `email` lets the daemon end while clients, more than it serves at a
+/// time, are connected.
+#[test]
+fn email_ends_with_clients_connected() {
+    let builder = Daemon::builder(Variant::Patched);
+    let socket = builder.path("email");
+    let config = format!("SocketFile \"{}\"\nMaxConns 2", socket.display());
+    let daemon = builder
+        .load_plugin("email")
+        .plugin_block("email", &config)
+        .start();
+    let clients: Vec<UnixStream> = (0..4)
+        .map(|_| {
+            let mut client =
+                eventually("the socket", DEADLINE, || UnixStream::connect(&socket).ok());
+            client.write_all(b"e:ham:100\n").expect("a line");
+            client
+        })
+        .collect();
+    eventually("a value", DEADLINE, || {
+        daemon.getval("email/email_count-ham")
+    });
+    daemon.stop();
+    drop(clients);
 }
