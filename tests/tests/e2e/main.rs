@@ -20,6 +20,7 @@ mod others;
 mod peers;
 mod refusals;
 mod registrations;
+mod registering;
 mod regressions;
 mod rrd;
 mod signals;
