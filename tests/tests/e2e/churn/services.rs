@@ -229,7 +229,7 @@ fn exec_leaves_no_trace() {
         let size_before = size(&notified);
         let config = format!(
             "Exec \"{user}\" \"/bin/sh\" \"-c\" \"echo PUTVAL testhost/exec-short/gauge-x interval=0.1 N:1; echo oops >&2\"\n\
-             Exec \"{user}\" \"/bin/sh\" \"-c\" \"echo PUTVAL testhost/exec-long/gauge-x interval=0.1 N:2; exec sleep 1000\"\n\
+             Exec \"{user}\" \"/bin/sh\" \"-c\" \"while echo PUTVAL testhost/exec-long/gauge-x interval=0.1 N:2; do sleep 0.05; done\"\n\
              Exec \"root\" \"/bin/true\"\n\
              NotificationExec \"{user}\" \"/bin/sh\" \"-c\" \"cat >> {}\"\n\
              Nosuch true",
