@@ -7,12 +7,14 @@
 #include "plugin.h"
 #include "utils/common/common.h"
 
-static const char *config_keys[] = {"Values", "Writers", "FillFirst", "Done"};
+static const char *config_keys[] = {"Values", "Writers", "FillFirst", "Once",
+                                    "Done"};
 
 static int values_num = 1000;
 static int writers_num = 1;
-/* All values are in the queue before the first one is written. Does not wait
- * for a flush. */
+/* Dispatches without being flushed, and only once. */
+static bool once;
+/* All values are in the queue before the first one is written. */
 static bool fill_first;
 static char *done_file;
 
@@ -29,6 +31,8 @@ static int bench_config(const char *key, const char *value) {
     writers_num = atoi(value);
   else if (strcasecmp(key, "FillFirst") == 0)
     fill_first = IS_TRUE(value);
+  else if (strcasecmp(key, "Once") == 0)
+    once = IS_TRUE(value);
   else if (strcasecmp(key, "Done") == 0)
     done_file = strdup(value);
   else
@@ -110,10 +114,10 @@ static int bench_init(void) {
   }
 
   plugin_register_flush("bench", bench_flush, /* user_data = */ NULL);
-  flushed = fill_first;
+  flushed = once;
   return plugin_register_complex_read(
       /* group = */ NULL, "bench", bench_read,
-      fill_first ? TIME_T_TO_CDTIME_T(3600) : MS_TO_CDTIME_T(10),
+      once ? TIME_T_TO_CDTIME_T(3600) : MS_TO_CDTIME_T(10),
       /* user_data = */ NULL);
 }
 

@@ -92,8 +92,8 @@ impl Effort {
     }
 }
 
-/// A daemon that dispatches `values` values at a time; with `fill_first`, once and
-/// at once.
+/// A daemon that dispatches `values` values at a time; with `fill_first`, none is
+/// written before the last one is in the queue.
 fn bench(variant: Variant, case: Case, values: u32, fill_first: bool) -> Builder {
     let builder = Daemon::builder(variant)
         .interval("10")
@@ -127,7 +127,7 @@ fn wait_until_done(daemon: &Daemon) {
 
 /// The instructions that a whole run of the daemon takes.
 fn instructions_of_run(variant: Variant, case: Case, values: u32) -> f64 {
-    let builder = bench(variant, case, values, true);
+    let builder = bench(variant, case, values, true).plugin_block("bench", "Once true");
     let counts = builder.path("callgrind");
     let daemon = builder
         .launched_by([
@@ -182,13 +182,13 @@ const AGAIN: usize = 2;
 const BUSY: usize = 3;
 
 /// The median times of four daemons that take turns.
-fn times(case: Case, effort: &Effort) -> [f64; 4] {
+fn times(case: Case, effort: &Effort, fill_first: bool) -> [f64; 4] {
     let daemons = [STOCK, PATCHED, AGAIN, BUSY].map(|which| {
         let variant = match which {
             STOCK | AGAIN => Variant::Stock,
             _ => Variant::Patched,
         };
-        let daemon = bench(variant, case, effort.values, false).start();
+        let daemon = bench(variant, case, effort.values, fill_first).start();
         // The first time everything is new to the daemon.
         dispatch(&daemon);
         daemon
@@ -301,18 +301,27 @@ fn print_instructions(effort: &Effort) -> bool {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the program is for")]
-fn print_time(effort: &Effort) -> bool {
+fn print_time(effort: &Effort, fill_first: bool) -> bool {
     let mut good = true;
     println!(
         "\n\
          Nanoseconds on a processor per dispatched value: the median of {} rounds in each\n\
          of {} sets of daemons; and ratios with their 95 % bound. \"again\" is another\n\
-         stock daemon, \"busy\" a patched one that loads and unloads all the time.\n\
+         stock daemon, \"busy\" a patched one that loads and unloads all the time. The\n\
+         values are written {}.\n\
          write threads  writers    stock  patched  patched/stock    again/stock     busy/stock",
-        effort.rounds, effort.sets
+        effort.rounds,
+        effort.sets,
+        if fill_first {
+            "when the last one is in the queue"
+        } else {
+            "while they are dispatched: threads wait and are woken"
+        }
     );
     for &case in &effort.cases {
-        let sets: Vec<[f64; 4]> = (0..effort.sets).map(|_| times(case, effort)).collect();
+        let sets: Vec<[f64; 4]> = (0..effort.sets)
+            .map(|_| times(case, effort, fill_first))
+            .collect();
         let all = |which: usize| median(sets.iter().map(|set| set[which]).collect());
         let ratio = |which: usize| {
             let ratios: Vec<f64> = sets.iter().map(|set| set[which] / set[STOCK]).collect();
@@ -366,9 +375,10 @@ fn main() -> ExitCode {
 
 fn run(effort: &Effort) -> bool {
     let instructions = print_instructions(effort);
-    let time = print_time(effort);
+    let filled = print_time(effort, true);
+    let together = print_time(effort, false);
     print_lifecycle(effort);
-    instructions && time
+    instructions && filled && together
 }
 
 #[cfg(test)]
