@@ -3,20 +3,17 @@
 //! The engine has a thread of its own. It shares nothing: messages and reports come in through queues,
 //! outcomes go out through a function.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{never, select, Receiver};
 use tracing::{error, info, warn};
 
+use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
 use crate::protocol::{Code, Content, Message, Outcome, TaskId};
 use crate::runner::{End, Event, Job, Report, Runner};
-use crate::settings::{CommandSpec, ServicesSource};
+use crate::settings::{Argument, CommandSpec, Program, ServicesSource};
 
-/// How many commands run at once.
-const MAX_RUNNING: usize = 16;
-/// How many more may wait for their turn.
-const MAX_WAITING: usize = 256;
 /// How long the runner may take to end its commands when the monitor stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,6 +24,22 @@ struct Task {
     service: String,
     command: String,
     spec: CommandSpec,
+    program: Program,
+}
+
+/// Why a message is not acted upon.
+struct Refused {
+    code: Code,
+    why: String,
+}
+
+impl Refused {
+    fn new(code: Code, why: impl Into<String>) -> Self {
+        Self {
+            code,
+            why: why.into(),
+        }
+    }
 }
 
 /// Decides what becomes of each message.
@@ -34,9 +47,8 @@ pub struct Engine {
     services: ServicesSource,
     runner: Box<dyn Runner>,
     outcomes: Box<dyn FnMut(Outcome) + Send>,
-    running: HashMap<u64, Task>,
-    waiting: VecDeque<Task>,
-    next_job: u64,
+    arbiter: Arbiter<Task>,
+    running: HashMap<Ticket, Task>,
 }
 
 impl Engine {
@@ -50,9 +62,8 @@ impl Engine {
             services,
             runner,
             outcomes,
+            arbiter: Arbiter::default(),
             running: HashMap::new(),
-            waiting: VecDeque::new(),
-            next_job: 1,
         }
     }
 
@@ -90,16 +101,25 @@ impl Engine {
                 let text = "This version cannot replace the configuration.";
                 self.tell(task, Code::NotImplemented, text);
             }
-            Content::Command { service, command } => match self.admit(&task, &service, &command) {
-                Ok(spec) => self.start(Task {
-                    id: task,
-                    service,
-                    command,
-                    spec,
-                }),
-                Err((code, text)) => {
-                    warn!(%task, service, command, "refused: {text}");
-                    self.tell(task, code, text);
+            Content::Command {
+                service,
+                command,
+                arguments,
+            } => match self.admit(&task, &service, &command, &arguments) {
+                Ok((claim, spec, program)) => {
+                    let task = Task {
+                        id: task,
+                        service,
+                        command,
+                        spec,
+                        program,
+                    };
+                    self.arbiter.submit(claim, task);
+                    self.start();
+                }
+                Err(Refused { code, why }) => {
+                    warn!(%task, service, command, "refused: {why}");
+                    self.tell(task, code, &why);
                 }
             },
         }
@@ -111,46 +131,68 @@ impl Engine {
         task: &TaskId,
         service: &str,
         command: &str,
-    ) -> Result<CommandSpec, (Code, &'static str)> {
-        if self
-            .running
-            .values()
-            .chain(&self.waiting)
-            .any(|known| known.id == *task)
-        {
-            return Err((Code::TaskRunning, "A task with this id is running."));
+        arguments: &BTreeMap<String, Argument>,
+    ) -> Result<(Claim, CommandSpec, Program), Refused> {
+        let mut known = self.running.values().chain(self.arbiter.waiting());
+        if known.any(|known| known.id == *task) {
+            return Err(Refused::new(
+                Code::TaskRunning,
+                "A task with this id is running.",
+            ));
         }
-        let services = self
-            .services
-            .current()
-            .ok_or((Code::NoServices, "There is no configuration of services."))?;
-        let service = services
+        let services = self.services.current().ok_or_else(|| {
+            Refused::new(Code::NoServices, "There is no configuration of services.")
+        })?;
+        let commands = services
             .0
             .get(service)
-            .ok_or((Code::NoSuchService, "There is no such service."))?;
-        let spec = service
+            .ok_or_else(|| Refused::new(Code::NoSuchService, "There is no such service."))?;
+        let spec = commands
             .commands
             .get(command)
-            .ok_or((Code::NoSuchCommand, "The service has no such command."))?;
-        if self.running.len() >= MAX_RUNNING && self.waiting.len() >= MAX_WAITING {
-            return Err((Code::Busy, "Too many commands are waiting."));
+            .ok_or_else(|| Refused::new(Code::NoSuchCommand, "The service has no such command."))?;
+        let program = spec
+            .parameters
+            .fill(&spec.program, arguments)
+            .map_err(|why| Refused::new(Code::WrongParameters, sentence(&why)))?;
+        let claim = Claim {
+            service: service.to_owned(),
+            command: command.to_owned(),
+            concurrency: spec.concurrency,
+            cooldown: spec.cooldown,
+        };
+        let spec = spec.clone();
+        match self.arbiter.check(&claim, Instant::now()) {
+            Ok(()) => Ok((claim, spec, program)),
+            Err(Refusal::Busy) => Err(Refused::new(Code::Busy, "Too many commands are waiting.")),
+            Err(Refusal::Cooldown(None)) => Err(Refused::new(
+                Code::Cooldown,
+                "The command is about to run already.",
+            )),
+            Err(Refusal::Cooldown(Some(left))) => Err(Refused::new(
+                Code::Cooldown,
+                format!(
+                    "The command ran a short while ago and may run again in {} s.",
+                    left.as_secs() + 1
+                ),
+            )),
         }
-        Ok(spec.clone())
     }
 
-    fn start(&mut self, task: Task) {
-        if self.running.len() >= MAX_RUNNING {
-            self.waiting.push_back(task);
-            return;
-        }
-        let job = Job::new(self.next_job, &task.spec);
-        self.next_job += 1;
-        match self.runner.run(&job) {
-            Ok(()) => {
-                info!(task = %task.id, service = task.service, command = task.command, "started");
-                self.running.insert(job.id, task);
+    /// Starts whatever may start.
+    fn start(&mut self) {
+        while let Some((ticket, task)) = self.arbiter.next(Instant::now()) {
+            let job = Job::new(ticket, &task.spec, task.program.clone());
+            match self.runner.run(&job) {
+                Ok(()) => {
+                    info!(task = %task.id, service = task.service, command = task.command, "started");
+                    self.running.insert(ticket, task);
+                }
+                Err(why) => {
+                    self.arbiter.ended(ticket);
+                    self.not_started(task, &why);
+                }
             }
-            Err(why) => self.not_started(task, &why),
         }
     }
 
@@ -163,20 +205,29 @@ impl Engine {
         );
     }
 
+    /// An action that has ended, if it was running.
+    fn ended(&mut self, ticket: Ticket) -> Option<Task> {
+        self.arbiter.ended(ticket);
+        self.running.remove(&ticket)
+    }
+
     /// Takes a report of the runner.
     pub fn event(&mut self, event: Event) {
         match event {
-            Event::Report(Report::Finished { id, end, output }) => {
-                let Some(task) = self.running.remove(&id) else {
-                    return;
-                };
-                self.finished(task, end, output);
+            Event::Report(Report::Finished {
+                id,
+                end,
+                output,
+                errors,
+            }) => {
+                if let Some(task) = self.ended(id) {
+                    self.finished(task, end, output, errors);
+                }
             }
             Event::Report(Report::NotStarted { id, error }) => {
-                let Some(task) = self.running.remove(&id) else {
-                    return;
-                };
-                self.not_started(task, &error);
+                if let Some(task) = self.ended(id) {
+                    self.not_started(task, &error);
+                }
             }
             Event::Report(Report::Hello { .. }) => {}
             Event::Lost => {
@@ -190,15 +241,10 @@ impl Engine {
                 );
             }
         }
-        while self.running.len() < MAX_RUNNING {
-            let Some(task) = self.waiting.pop_front() else {
-                break;
-            };
-            self.start(task);
-        }
+        self.start();
     }
 
-    fn finished(&mut self, task: Task, end: End, mut output: String) {
+    fn finished(&mut self, task: Task, end: End, mut output: String, errors: String) {
         let code = match end {
             End::Exited(status) => Code::Exit(status),
             End::TimedOut => Code::TimedOut,
@@ -222,19 +268,24 @@ impl Engine {
             }
             output.push_str(&remark);
         }
-        self.tell(task.id, code, &output);
+        (self.outcomes)(Outcome {
+            task: task.id,
+            message: output,
+            errors,
+            code,
+        });
     }
 
     /// Gives up on what runs.
     fn interrupt(&mut self, why: &str) {
-        let running: Vec<_> = self.running.drain().map(|(_, task)| task.id).collect();
-        for task in running {
-            self.tell(task, Code::Interrupted, why);
+        for (ticket, task) in std::mem::take(&mut self.running) {
+            self.arbiter.ended(ticket);
+            self.tell(task.id, Code::Interrupted, why);
         }
     }
 
     fn stop(mut self, events: Receiver<Event>) {
-        for task in std::mem::take(&mut self.waiting) {
+        for task in self.arbiter.withdraw(|_| true) {
             self.tell(
                 task.id,
                 Code::Interrupted,
@@ -258,14 +309,25 @@ impl Engine {
         (self.outcomes)(Outcome {
             task,
             message: message.to_owned(),
+            errors: String::new(),
             code,
         });
+    }
+}
+
+/// A reason as a sentence of its own.
+fn sentence(why: &str) -> String {
+    let mut chars = why.chars();
+    match chars.next() {
+        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        None => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbiter::{MAX_RUNNING, MAX_WAITING_OF_SERVICE};
     use crate::settings::{Block, Settings, Value};
     use std::sync::{Arc, Mutex};
 
@@ -306,8 +368,9 @@ mod tests {
         let mut block = Block::option("Plugin", [Value::from("monitor")])
             .with("Host", "h")
             .with("CommandTopic", "c");
-        if services {
-            let mut service = Block::option("Service", [Value::from("web")]);
+        let names = (0..MAX_RUNNING).map(|number| format!("service{number}"));
+        for name in names.chain(["web".to_owned()]).filter(|_| services) {
+            let mut service = Block::option("Service", [Value::from(name.as_str())]);
             for command in ["restart", "stop"] {
                 service.children.push(Block::option(
                     "Command",
@@ -336,6 +399,7 @@ mod tests {
             let content = Content::Command {
                 service: service.into(),
                 command: command.into(),
+                arguments: BTreeMap::new(),
             };
             self.engine.message(Message {
                 task: id.into(),
@@ -349,6 +413,7 @@ mod tests {
                 id: job,
                 end,
                 output: output.into(),
+                errors: "oh".into(),
             };
             self.engine.event(Event::Report(report));
         }
@@ -420,25 +485,36 @@ mod tests {
     }
 
     #[test]
-    fn commands_run_side_by_side_then_wait_then_are_refused() {
+    fn what_may_not_run_yet_waits_and_is_refused_when_there_is_too_much_of_it() {
         let mut f = fixture(true);
-        let all = MAX_RUNNING + MAX_WAITING;
+        let all = MAX_WAITING_OF_SERVICE + 1;
         for id in 0..all as u64 {
             f.command(id, "web", "restart");
         }
-        assert_eq!(f.started(), MAX_RUNNING);
+        assert_eq!(f.started(), 1);
         assert_eq!(f.outcomes(), []);
         f.command(9999, "web", "restart");
         assert_eq!(f.codes(), [("9999".to_owned(), Code::Busy)]);
         // One that waits holds its id as well.
-        f.command(all as u64 - 1, "web", "restart");
+        f.command(all as u64 - 1, "service1", "restart");
         assert_eq!(f.codes(), [((all - 1).to_string(), Code::TaskRunning)]);
-        f.finish(1, End::Exited(0), "");
-        assert_eq!(f.started(), MAX_RUNNING + 1);
-        for job in 2..=all as u64 {
+        for job in 1..=all as u64 {
+            assert_eq!(f.started() as u64, job);
             f.finish(job, End::Exited(0), "");
         }
         assert_eq!(f.codes().len(), all);
+    }
+
+    #[test]
+    fn standard_error_is_told_apart() {
+        let mut f = fixture(true);
+        f.command(1, "web", "restart");
+        f.finish(1, End::Exited(0), "out");
+        let outcomes = f.outcomes.lock().unwrap();
+        assert_eq!(
+            (outcomes[0].message.as_str(), outcomes[0].errors.as_str()),
+            ("out", "oh")
+        );
     }
 
     #[test]
@@ -482,14 +558,16 @@ mod tests {
     #[test]
     fn stopping_answers_what_runs_and_what_waits() {
         let mut f = fixture(true);
-        for id in 0..=MAX_RUNNING as u64 {
-            f.command(id, "web", "restart");
+        for id in 0..MAX_RUNNING as u64 {
+            f.command(id, &format!("service{id}"), "restart");
         }
+        f.command(MAX_RUNNING as u64, "web", "restart");
         let (events_in, events) = crossbeam_channel::bounded(4);
         let report = Report::Finished {
             id: 1,
             end: End::Stopped,
             output: String::new(),
+            errors: String::new(),
         };
         events_in.send(Event::Report(report)).unwrap();
         events_in.send(Event::Lost).unwrap();

@@ -7,6 +7,7 @@
 //! Everything that decides is free of `unsafe` and sees the daemon through [`daemon::Daemon`], so that it
 //! can be tested without one. Only `ffi` (what C calls) and `sys` (what C declares) hold unsafe code.
 
+pub mod arbiter;
 pub mod clock;
 pub mod daemon;
 pub mod engine;

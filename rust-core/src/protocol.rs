@@ -1,5 +1,6 @@
 //! The messages: commands and configurations in, results out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -8,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::iso8601;
 use crate::json;
+use crate::settings::Argument;
 
 /// The longest message that is looked at. A configuration may be long, a command never is.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
@@ -92,6 +94,8 @@ pub enum Content {
         service: String,
         /// The command's name.
         command: String,
+        /// What the sender chose of it.
+        arguments: BTreeMap<String, Argument>,
     },
     /// To take a new collectd.conf. Its text may hold secrets and is not kept.
     Configuration,
@@ -144,7 +148,11 @@ impl Message {
             return Err(Unreadable { task, reason });
         }
         let content = match (fields.service, fields.command, fields.has_config) {
-            (Some(service), Some(command), _) => Content::Command { service, command },
+            (Some(service), Some(command), _) => Content::Command {
+                service,
+                command,
+                arguments: fields.arguments.unwrap_or_default(),
+            },
             (None, None, true) => Content::Configuration,
             (Some(_), None, _) => return Err(fail("it has a service, but no command")),
             (None, Some(_), _) => return Err(fail("it has a command, but no service")),
@@ -165,6 +173,7 @@ struct Fields<'a> {
     timestamp: Option<String>,
     service: Option<String>,
     command: Option<String>,
+    arguments: Option<BTreeMap<String, Argument>>,
     has_config: bool,
     problem: Option<&'static str>,
 }
@@ -180,6 +189,14 @@ impl<'a> Fields<'a> {
             "timestamp" => self.text(value, "its timestamp is not a string", |f| &mut f.timestamp),
             "service" => self.text(value, "its service is not a string", |f| &mut f.service),
             "command" => self.text(value, "its command is not a string", |f| &mut f.command),
+            "parameters" => match arguments(value) {
+                Some(arguments) => self.arguments.replace(arguments).is_some(),
+                None => {
+                    self.problem =
+                        Some("its parameters are not strings, whole numbers and booleans by name");
+                    false
+                }
+            },
             "config" => {
                 let twice = self.has_config;
                 self.has_config = true;
@@ -212,6 +229,23 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Reads the parameters of a message; none if there is anything else among them.
+fn arguments(value: &RawValue) -> Option<BTreeMap<String, Argument>> {
+    let mut arguments = BTreeMap::new();
+    for (name, value) in json::entries(value.get()).ok()? {
+        let text = value.get();
+        let argument = match text.as_bytes().first()? {
+            b'"' => Argument::Text(serde_json::from_str(text).ok()?),
+            b't' | b'f' => Argument::Flag(serde_json::from_str(text).ok()?),
+            _ => Argument::Integer(serde_json::from_str(text).ok()?),
+        };
+        if arguments.insert(name, argument).is_some() {
+            return None;
+        }
+    }
+    Some(arguments)
+}
+
 /// How a task ended, as the number in a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -239,6 +273,10 @@ pub enum Code {
     Busy,
     /// The broker had kept the message, and it may be of any age.
     Retained,
+    /// A parameter of the command is missing, wrong, or not one.
+    WrongParameters,
+    /// The command ran a short while ago, and may not yet run again.
+    Cooldown,
 }
 
 impl Code {
@@ -257,6 +295,8 @@ impl Code {
             Code::NotStarted => 0x3003,
             Code::Busy => 0x3004,
             Code::Retained => 0x3005,
+            Code::WrongParameters => 0x3006,
+            Code::Cooldown => 0x3007,
         }
     }
 
@@ -279,6 +319,8 @@ pub struct Outcome {
     pub task: TaskId,
     /// What the command printed, or why there was none.
     pub message: String,
+    /// What the command wrote to its standard error.
+    pub errors: String,
     /// How it ended.
     pub code: Code,
 }
@@ -288,6 +330,8 @@ struct Wire<'a> {
     task_id: &'a RawValue,
     timestamp: String,
     message: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    stderr: &'a str,
     code: u32,
     state: &'a str,
     host: &'a str,
@@ -300,6 +344,7 @@ impl Outcome {
             task_id: &self.task.raw,
             timestamp: iso8601(now),
             message: &self.message,
+            stderr: &self.errors,
             code: self.code.number(),
             state: self.code.state(),
             host,
@@ -315,15 +360,34 @@ struct CommandWire<'a> {
     timestamp: String,
     service: &'a str,
     command: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    parameters: &'a BTreeMap<String, Argument>,
+}
+
+impl Serialize for Argument {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Argument::Text(text) => serializer.serialize_str(text),
+            Argument::Integer(number) => serializer.serialize_i64(*number),
+            Argument::Flag(flag) => serializer.serialize_bool(*flag),
+        }
+    }
 }
 
 /// A command as a sender writes it.
-pub fn command_to_json(task: &TaskId, service: &str, command: &str, now: SystemTime) -> String {
+pub fn command_to_json(
+    task: &TaskId,
+    service: &str,
+    command: &str,
+    parameters: &BTreeMap<String, Argument>,
+    now: SystemTime,
+) -> String {
     let wire = CommandWire {
         task_id: &task.raw,
         timestamp: iso8601(now),
         service,
         command,
+        parameters,
     };
     // Strings and numbers can always be written.
     serde_json::to_string(&wire).unwrap_or_default()
@@ -389,6 +453,7 @@ mod tests {
         let expected = Content::Command {
             service: "hello".into(),
             command: "exec".into(),
+            arguments: BTreeMap::new(),
         };
         assert_eq!(message.content, expected);
     }
@@ -421,6 +486,7 @@ mod tests {
             let outcome = Outcome {
                 task: message.task,
                 message: String::new(),
+                errors: String::new(),
                 code: Code::Exit(0),
             };
             let json = outcome.to_json("h", UNIX_EPOCH);
@@ -504,6 +570,22 @@ mod tests {
             told(r#","timestamp":5,"service":"s","command":"c""#),
             "its timestamp is not a string"
         );
+        for parameters in [
+            "1",
+            "[]",
+            r#"{"a":1.5}"#,
+            r#"{"a":null}"#,
+            r#"{"a":[]}"#,
+            r#"{"a":1,"a":1}"#,
+        ] {
+            assert_eq!(
+                told(&format!(
+                    r#","service":"s","command":"c","parameters":{parameters}"#
+                )),
+                "its parameters are not strings, whole numbers and booleans by name",
+                "{parameters}"
+            );
+        }
         assert_eq!(
             told(r#","service":"s","command":"a","command":"b""#),
             "it has a key twice"
@@ -537,6 +619,8 @@ mod tests {
             (Code::NotStarted, 0x3003, "not-started"),
             (Code::Busy, 0x3004, "refused"),
             (Code::Retained, 0x3005, "refused"),
+            (Code::WrongParameters, 0x3006, "refused"),
+            (Code::Cooldown, 0x3007, "refused"),
         ] {
             assert_eq!((code.number(), code.state()), (number, state), "{code:?}");
         }
@@ -547,6 +631,7 @@ mod tests {
         let outcome = Outcome {
             task: TaskId::from(3_126_260_400),
             message: "Hello \"World\"!\n\0".into(),
+            errors: String::new(),
             code: Code::Exit(3),
         };
         let json = outcome.to_json("node1", UNIX_EPOCH + Duration::from_secs(1_606_351_279));
@@ -559,7 +644,15 @@ mod tests {
             })
         );
         let answer = Answer::parse(json.as_bytes()).unwrap();
-        assert_eq!((answer.task, answer.code), (outcome.task, 3));
+        assert_eq!((&answer.task, answer.code), (&outcome.task, 3));
+
+        let outcome = Outcome {
+            errors: "oh\n".into(),
+            ..outcome
+        };
+        let value: serde_json::Value =
+            serde_json::from_str(&outcome.to_json("h", UNIX_EPOCH)).unwrap();
+        assert_eq!(value["stderr"], "oh\n");
     }
 
     #[test]
@@ -578,13 +671,19 @@ mod tests {
 
     #[test]
     fn a_command_that_is_written_can_be_read() {
-        let json = command_to_json(&TaskId::from(5), "a\"b", "c", UNIX_EPOCH);
+        let arguments = BTreeMap::from([
+            ("text".to_owned(), Argument::Text("x\"y".into())),
+            ("number".to_owned(), Argument::Integer(-3)),
+            ("flag".to_owned(), Argument::Flag(true)),
+        ]);
+        let json = command_to_json(&TaskId::from(5), "a\"b", "c", &arguments, UNIX_EPOCH);
         let message = parse(&json).unwrap();
         assert_eq!(
             message.content,
             Content::Command {
                 service: "a\"b".into(),
-                command: "c".into()
+                command: "c".into(),
+                arguments,
             }
         );
         assert_eq!(message.timestamp.as_deref(), Some("1970-01-01T00:00:00Z"));

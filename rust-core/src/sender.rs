@@ -1,6 +1,7 @@
 //! Sends a command to a monitor and waits for the result that answers it.
 
 use std::collections::hash_map::RandomState;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -12,7 +13,7 @@ use tokio::time::{timeout, timeout_at, Instant};
 
 use crate::protocol::{command_to_json, Answer, TaskId};
 use crate::remote::connect;
-use crate::settings::Remote;
+use crate::settings::{Argument, Remote};
 
 /// Requests of one sender never wait.
 const REQUESTS: usize = 8;
@@ -28,6 +29,8 @@ pub struct Order {
     pub service: String,
     /// Its command.
     pub command: String,
+    /// What is to be chosen of it.
+    pub parameters: BTreeMap<String, Argument>,
     /// How long to wait for the result, connection included.
     pub timeout: Duration,
 }
@@ -169,7 +172,8 @@ impl<'a> Sending<'a> {
 
     fn publish(&mut self) -> Result<(), Error> {
         let (service, command) = (&self.order.service, &self.order.command);
-        let json = command_to_json(&self.task, service, command, SystemTime::now());
+        let parameters = &self.order.parameters;
+        let json = command_to_json(&self.task, service, command, parameters, SystemTime::now());
         (self.progress)(Progress::Sent(&json));
         let remote = &self.order.remote;
         self.client

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use collectd_live::secret::Secret;
 use collectd_live::sender::{send, Error, Order, Progress};
-use collectd_live::settings::{split_address, Qos, Remote, Tls};
+use collectd_live::settings::{split_address, Argument, Qos, Remote, Tls};
 
 /// Sends recovery commands to hosts that run collectd's plugin monitor.
 #[derive(Parser)]
@@ -43,6 +43,10 @@ struct SendCommand {
     service: String,
     /// The command of that service
     command: String,
+    /// A parameter of the command, once for each. true, false and whole numbers are sent as such; quotes
+    /// around a value make it a string
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    parameter: Vec<(String, Argument)>,
     /// The MQTT broker, with a port if it is not the usual one
     #[arg(short = 'h', long, value_name = "HOST[:PORT]", default_value = "localhost", value_parser = address)]
     host: (String, Option<u16>),
@@ -104,6 +108,22 @@ fn filter(text: &str) -> Result<String, String> {
     }
 }
 
+fn parameter(text: &str) -> Result<(String, Argument), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    let argument = match value {
+        "true" => Argument::Flag(true),
+        "false" => Argument::Flag(false),
+        _ => match value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) {
+            Some(text) => Argument::Text(text.to_owned()),
+            None => match value.parse() {
+                Ok(number) => Argument::Integer(number),
+                Err(_) => Argument::Text(value.to_owned()),
+            },
+        },
+    };
+    Ok((name.to_owned(), argument))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(Duration::from_secs_f64(seconds)),
@@ -140,6 +160,7 @@ impl SendCommand {
             },
             service: self.service,
             command: self.command,
+            parameters: self.parameter.into_iter().collect(),
             timeout: self.timeout,
         };
         let result = send(&order, &mut |progress| match progress {

@@ -284,6 +284,7 @@ impl Connection {
                     self.take(&Outcome {
                         task,
                         message,
+                        errors: String::new(),
                         code: Code::Unreadable,
                     });
                 }
@@ -297,6 +298,7 @@ impl Connection {
             self.take(&Outcome {
                 task: message.task,
                 message: text,
+                errors: String::new(),
                 code: Code::Retained,
             });
             return;
@@ -309,6 +311,7 @@ impl Connection {
                 self.take(&Outcome {
                     task: message.task,
                     message: text,
+                    errors: String::new(),
                     code: Code::Busy,
                 });
             }
@@ -317,6 +320,7 @@ impl Connection {
                 self.take(&Outcome {
                     task: message.task,
                     message: text,
+                    errors: String::new(),
                     code: Code::Interrupted,
                 });
             }

@@ -1,10 +1,11 @@
 //! The helper's side: runs commands, watches them, ends them.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,40 +93,51 @@ fn run(job: &Job, stopped: BorrowedFd<'_>) -> Report {
             (words.next().unwrap_or_default(), words.collect())
         }
     };
-    let spawned = Command::new(program)
+    let not_started = |error: String| Report::NotStarted { id: job.id, error };
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
+        .stderr(Stdio::piped())
+        .process_group(0);
+    if job.user.is_some() || job.group.is_some() {
+        match os::Identity::find(job.user.as_deref(), job.group.as_deref()) {
+            Ok(identity) => identity.assume(&mut command),
+            Err(error) => return not_started(error),
+        }
+    }
+    command.envs(&job.env);
+    if let Some(cwd) = &job.cwd {
+        // The error of a missing directory would look like that of a missing program.
+        match std::fs::metadata(cwd) {
+            Ok(metadata) if metadata.is_dir() => command.current_dir(cwd),
+            Ok(_) => return not_started(format!("{}: is not a directory", cwd.display())),
+            Err(error) => return not_started(format!("{}: {error}", cwd.display())),
+        };
+    }
     let exited = |status| Report::Finished {
         id: job.id,
         end: End::Exited(status),
         output: String::new(),
+        errors: String::new(),
     };
-    let child = match spawned {
+    let child = match command.spawn() {
         Ok(child) => child,
         // As a shell says it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return exited(127),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return exited(126),
-        Err(error) => {
-            return Report::NotStarted {
-                id: job.id,
-                error: error.to_string(),
-            }
-        }
+        // The kernel says EACCES of a file that cannot be executed, and EPERM of a user one cannot become.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => return exited(126),
+        Err(error) => return not_started(error.to_string()),
     };
     match watch(child, job, stopped) {
-        Ok((end, output)) => Report::Finished {
+        Ok((end, [output, errors])) => Report::Finished {
             id: job.id,
             end,
             output,
+            errors,
         },
-        Err(error) => Report::NotStarted {
-            id: job.id,
-            error: error.to_string(),
-        },
+        Err(error) => not_started(error.to_string()),
     }
 }
 
@@ -140,17 +152,20 @@ enum Phase {
     Killed(Instant, End),
 }
 
-fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(End, String)> {
+fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(End, [String; 2])> {
     let group = Pid::from_child(&child);
-    let mut output = Output::new(job.max_output);
     let set_up = |child: &mut Child| {
-        let stdout = child.stdout.take();
-        if let Some(stdout) = &stdout {
-            rustix::io::ioctl_fionbio(stdout, true)?;
-        }
-        Ok::<_, io::Error>((stdout, pidfd_open(group, PidfdFlags::empty())?))
+        let stdout = child.stdout.take().map(OwnedFd::from);
+        let stderr = child.stderr.take().map(OwnedFd::from);
+        Ok::<_, io::Error>((
+            [
+                Stream::new(stdout, job.max_output)?,
+                Stream::new(stderr, job.max_output)?,
+            ],
+            pidfd_open(group, PidfdFlags::empty())?,
+        ))
     };
-    let (mut stdout, pidfd) = match set_up(&mut child) {
+    let (mut streams, pidfd) = match set_up(&mut child) {
         Ok(both) => both,
         Err(error) => {
             signal(group, Signal::KILL);
@@ -165,18 +180,17 @@ fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(En
             Phase::Running(until) | Phase::Terminating(until, _) | Phase::Killed(until, _) => until,
         };
         let running = matches!(phase, Phase::Running(_));
-        let ready = wait(
-            stdout.as_ref(),
-            pidfd.as_fd(),
-            running.then_some(stopped),
-            until,
-        )?;
-        if ready.output && !output.read(stdout.as_mut())? {
-            stdout = None;
+        let ready = wait(&streams, pidfd.as_fd(), running.then_some(stopped), until)?;
+        for (stream, ready) in streams.iter_mut().zip(ready.output) {
+            if ready {
+                stream.read()?;
+            }
         }
         if ready.exited {
-            // What it printed last may still be in the pipe. Its descendants may hold that open for ever.
-            output.read(stdout.as_mut())?;
+            // What it printed last may still be in the pipes. Its descendants may hold them open for ever.
+            for stream in &mut streams {
+                stream.read()?;
+            }
             break;
         }
         phase = match phase {
@@ -194,7 +208,7 @@ fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(En
                 Phase::Killed(Instant::now() + AFTER_KILL, end)
             }
             // It hangs in the kernel. Its sender need not.
-            Phase::Killed(_, end) => return Ok((end, output.finish())),
+            Phase::Killed(_, end) => return Ok((end, streams.map(Stream::finish))),
         };
     }
 
@@ -213,7 +227,7 @@ fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(En
         Phase::Running(_) => End::Exited(shell_status(status)),
         Phase::Terminating(_, end) | Phase::Killed(_, end) => end,
     };
-    Ok((end, output.finish()))
+    Ok((end, streams.map(Stream::finish)))
 }
 
 fn signal(group: Pid, signal: Signal) {
@@ -266,14 +280,14 @@ fn group_is_alive(group: Pid) -> bool {
 }
 
 struct Ready {
-    output: bool,
+    output: [bool; 2],
     exited: bool,
     stopped: bool,
 }
 
 /// Waits until something happens, or the time has come.
 fn wait(
-    stdout: Option<&ChildStdout>,
+    streams: &[Stream; 2],
     pidfd: BorrowedFd<'_>,
     stopped: Option<BorrowedFd<'_>>,
     until: Instant,
@@ -283,9 +297,11 @@ fn wait(
         fds.push(PollFd::from_borrowed_fd(stopped, PollFlags::IN));
         fds.len() - 1
     });
-    let output_at = stdout.map(|stdout| {
-        fds.push(PollFd::new(stdout, PollFlags::IN));
-        fds.len() - 1
+    let outputs_at = streams.each_ref().map(|stream| {
+        stream.pipe.as_ref().map(|pipe| {
+            fds.push(PollFd::new(pipe, PollFlags::IN));
+            fds.len() - 1
+        })
     });
     let left = until.saturating_duration_since(Instant::now());
     let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -295,45 +311,50 @@ fn wait(
     }
     let ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
     Ok(Ready {
-        output: ready(output_at),
+        output: outputs_at.map(ready),
         exited: ready(Some(0)),
         stopped: ready(stop_at),
     })
 }
 
-/// What a command printed, as much of it as is wanted.
-struct Output {
+/// What a command writes to a pipe, as much of it as is wanted.
+struct Stream {
+    pipe: Option<File>,
     kept: Vec<u8>,
     limit: usize,
     total: u64,
 }
 
-impl Output {
-    fn new(limit: usize) -> Self {
-        Self {
+impl Stream {
+    fn new(pipe: Option<OwnedFd>, limit: usize) -> io::Result<Self> {
+        if let Some(pipe) = &pipe {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
+        Ok(Self {
+            pipe: pipe.map(File::from),
             kept: Vec::new(),
             limit,
             total: 0,
-        }
+        })
     }
 
-    /// Reads what is there, but not for ever. Says whether there may come more.
-    fn read(&mut self, stdout: Option<&mut ChildStdout>) -> io::Result<bool> {
+    /// Reads what is there, but not for ever.
+    fn read(&mut self) -> io::Result<()> {
         const ROUNDS: usize = 64;
-        let Some(stdout) = stdout else {
-            return Ok(false);
-        };
         let mut chunk = [0; 16 * 1024];
         for _ in 0..ROUNDS {
-            match stdout.read(&mut chunk) {
-                Ok(0) => return Ok(false),
+            let Some(pipe) = &mut self.pipe else {
+                return Ok(());
+            };
+            match pipe.read(&mut chunk) {
+                Ok(0) => self.pipe = None,
                 Ok(count) => self.take(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -386,33 +407,48 @@ impl FloorCharBoundary for str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::CommandSpec;
 
     struct Ran {
         end: End,
         output: String,
+        errors: String,
         took: Duration,
     }
 
-    fn run_job(program: Program, timeout: Duration, max_output: usize) -> Ran {
+    fn job(program: Program) -> Job {
+        let spec = CommandSpec::new(program.clone(), Duration::from_secs(30));
+        Job::new(1, &spec, program)
+    }
+
+    fn run_it(job: &Job) -> Result<Ran, String> {
         let (_stop, stopped) = UnixStream::pair().unwrap();
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap();
         let started = Instant::now();
-        match run(
-            &Job {
+        match run(job, stopped.as_fd()) {
+            Report::Finished {
                 id: 1,
-                program,
-                timeout_ms,
-                max_output,
-            },
-            stopped.as_fd(),
-        ) {
-            Report::Finished { id: 1, end, output } => Ran {
                 end,
                 output,
+                errors,
+            } => Ok(Ran {
+                end,
+                output,
+                errors,
                 took: started.elapsed(),
-            },
+            }),
+            Report::NotStarted { id: 1, error } => Err(error),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn run_job(program: Program, timeout: Duration, max_output: usize) -> Ran {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap();
+        run_it(&Job {
+            timeout_ms,
+            max_output,
+            ..job(program)
+        })
+        .unwrap()
     }
 
     fn sh(line: &str) -> Ran {
@@ -456,6 +492,77 @@ mod tests {
         assert_eq!(sh("printf 'a\\000b'").output, "a\0b");
         assert_eq!(sh("printf 'a\\377b'").output, "a\u{fffd}b");
         assert_eq!(sh(":").output, "");
+    }
+
+    #[test]
+    fn standard_error_is_told_apart_and_capped_like_the_output() {
+        let ran = sh("echo a; echo b >&2; exit 1");
+        assert_eq!((ran.output.as_str(), ran.errors.as_str()), ("a", "b"));
+        let ran = run_job(
+            Program::Shell("printf abcdef >&2; printf xy".into()),
+            Duration::from_secs(30),
+            4,
+        );
+        assert_eq!(ran.errors, "abcd\n[truncated: 6 bytes in all]");
+        assert_eq!(ran.output, "xy");
+        // Neither pipe may fill up while the other is read.
+        let ran = sh("head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero; exit 5");
+        assert_eq!(ran.end, End::Exited(5));
+        assert!(ran.errors.ends_with("[truncated: 300000 bytes in all]"));
+        assert!(ran.output.ends_with("[truncated: 300000 bytes in all]"));
+    }
+
+    #[test]
+    fn a_command_runs_where_and_with_the_environment_that_it_is_given() {
+        let mut job = job(Program::Shell("pwd; echo \"$GREETING\"".into()));
+        job.cwd = Some("/usr".into());
+        job.env = [("GREETING".to_owned(), "a  b".to_owned())].into();
+        assert_eq!(run_it(&job).unwrap().output, "/usr\na  b");
+        for (cwd, why) in [
+            ("/nonexistent", "No such file"),
+            ("/etc/passwd", "is not a directory"),
+        ] {
+            job.cwd = Some(cwd.into());
+            let error = run_it(&job).map(|ran| ran.end).unwrap_err();
+            assert!(error.starts_with(cwd) && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_command_runs_as_the_user_and_the_groups_that_it_is_given() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can become another user");
+            return;
+        }
+        let id = |words: &[&str]| {
+            let output = Command::new("id").args(words).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let mut job = job(Program::Shell(
+            "id -u; id -g; id -G; echo $HOME $USER $LOGNAME".into(),
+        ));
+        // One of Debian's fixed users, and a group that is not his.
+        job.user = Some("nobody".into());
+        let expected = format!(
+            "{}\n{}\n{}\n/nonexistent nobody nobody",
+            id(&["-u", "nobody"]),
+            id(&["-g", "nobody"]),
+            id(&["-G", "nobody"])
+        );
+        assert_eq!(run_it(&job).unwrap().output, expected);
+        job.program = Program::Shell("id -un; id -gn; id -Gn".into());
+        job.group = Some("adm".into());
+        assert_eq!(run_it(&job).unwrap().output, "nobody\nadm\nadm nogroup");
+        job.user = None;
+        job.program = Program::Shell("id -un; id -gn".into());
+        assert_eq!(run_it(&job).unwrap().output, "root\nadm");
+        job.user = Some("no such user".into());
+        let error = run_it(&job).map(|ran| ran.end).unwrap_err();
+        assert_eq!(error, "there is no user \"no such user\"");
+        job.user = Some("nobody".into());
+        job.group = Some("no such group".into());
+        let error = run_it(&job).map(|ran| ran.end).unwrap_err();
+        assert_eq!(error, "there is no group \"no such group\"");
     }
 
     #[test]
@@ -542,12 +649,7 @@ mod tests {
     #[test]
     fn a_command_ends_when_the_monitor_stops() {
         let (stop, stopped) = UnixStream::pair().unwrap();
-        let job = Job {
-            id: 1,
-            program: Program::Shell("echo begun; exec sleep 100".into()),
-            timeout_ms: 60_000,
-            max_output: 100,
-        };
+        let job = job(Program::Shell("echo begun; exec sleep 100".into()));
         thread::scope(|scope| {
             let report = scope.spawn(|| run(&job, stopped.as_fd()));
             drop(stop);

@@ -9,7 +9,10 @@
 mod client;
 mod helper;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 
@@ -19,13 +22,13 @@ pub use helper::main as helper_main;
 use crate::settings::{CommandSpec, Program, MAX_MAX_OUTPUT};
 
 /// Changes when the messages do: a daemon may meet a helper that was installed after it was started.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
-/// The longest message: a full output of which every byte needs escaping, and its frame.
-const MAX_FRAME: usize = MAX_MAX_OUTPUT * 6 + 64 * 1024;
+/// The longest message: two full outputs of which every byte needs escaping, and their frame.
+const MAX_FRAME: usize = 2 * MAX_MAX_OUTPUT * 6 + 64 * 1024;
 
 /// A command to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// What the reports about it are called.
     pub id: u64,
@@ -34,19 +37,44 @@ pub struct Job {
     pub program: Program,
     /// When to end it, in milliseconds.
     pub timeout_ms: u64,
-    /// How many bytes of its output to report.
+    /// How many bytes to report of its output, and how many of its standard error.
     pub max_output: usize,
+    /// Who runs it, where that is not the helper's user.
+    pub user: Option<String>,
+    /// Its group, where that is not the user's.
+    pub group: Option<String>,
+    /// What its environment holds besides the helper's.
+    pub env: BTreeMap<String, String>,
+    /// Where it runs, where that is not the helper's directory.
+    pub cwd: Option<PathBuf>,
 }
 
 impl Job {
-    /// A job that does what the configuration says.
-    pub fn new(id: u64, spec: &CommandSpec) -> Self {
+    /// A job that executes this as the configuration says.
+    pub fn new(id: u64, spec: &CommandSpec, program: Program) -> Self {
+        let env = spec.env.iter();
         Self {
             id,
-            program: spec.program.clone(),
+            program,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             max_output: spec.max_output,
+            user: spec.user.clone(),
+            group: spec.group.clone(),
+            env: env
+                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+                .collect(),
+            cwd: spec.cwd.clone(),
         }
+    }
+}
+
+impl fmt::Debug for Job {
+    /// Without what may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .field("timeout_ms", &self.timeout_ms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,6 +134,8 @@ pub enum Report {
         end: End,
         /// What it printed, as much of it as was asked for.
         output: String,
+        /// The same for its standard error.
+        errors: String,
     },
     /// A command was not started.
     NotStarted {
@@ -170,20 +200,25 @@ fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
     use std::time::Duration;
 
     #[test]
     fn messages_cross_the_socket_as_they_are() {
+        let program = Program::Argv(vec!["a".into(), "b c\n".into()]);
         let spec = CommandSpec {
-            program: Program::Argv(vec!["a".into(), "b c\n".into()]),
-            timeout: Duration::from_millis(1500),
-            max_output: 7,
+            user: Some("u".into()),
+            env: [("A".to_owned(), Secret::new("b"))].into(),
+            cwd: Some("/x".into()),
+            ..CommandSpec::new(program.clone(), Duration::from_millis(1500))
         };
-        let job = Job::new(3, &spec);
+        let job = Job::new(3, &spec, program);
+        assert_eq!((job.timeout_ms, job.env["A"].as_str()), (1500, "b"));
         let report = Report::Finished {
             id: 3,
             end: End::Exited(255),
             output: "\0é\n".into(),
+            errors: "e".into(),
         };
         let mut wire = Vec::new();
         write_frame(&mut wire, &job).unwrap();
@@ -213,6 +248,7 @@ mod tests {
             id: u64::MAX,
             end: End::TimedOut,
             output: "\0".repeat(MAX_MAX_OUTPUT),
+            errors: "\0".repeat(MAX_MAX_OUTPUT),
         };
         let mut wire = Vec::new();
         write_frame(&mut wire, &report).unwrap();

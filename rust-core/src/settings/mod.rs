@@ -4,6 +4,7 @@
 
 mod block;
 mod json;
+mod parameters;
 mod services;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use block::{Block, Value};
+pub use parameters::{Argument, Parameters};
 pub(crate) use services::MAX_MAX_OUTPUT;
 pub use services::{CommandSpec, Program, Service, Services, ServicesSource};
 

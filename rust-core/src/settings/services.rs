@@ -1,6 +1,6 @@
 //! The services of a host and the commands that may be run for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,7 +11,9 @@ use tracing::{error, info};
 
 use super::block::{Block, Value};
 use super::json::{Located, Node};
+use super::parameters::{self, Parameters};
 use super::{JsonFile, Problems};
+use crate::secret::Secret;
 
 /// How long a command may take that does not say so itself.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +25,10 @@ const DEFAULT_MAX_OUTPUT: usize = 64 * 1024;
 pub(crate) const MAX_MAX_OUTPUT: usize = 1024 * 1024;
 /// The longest timeout that may be asked for: a week.
 const MAX_TIMEOUT_SECONDS: f64 = 604_800.0;
+/// The longest cooldown that may be asked for: a day.
+const MAX_COOLDOWN_SECONDS: f64 = 86_400.0;
+/// More of one command at once than the engine ever runs.
+const MAX_CONCURRENCY: usize = 1000;
 /// More than any configuration needs; keeps a mistake like `/dev/zero` from filling the memory.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -51,8 +57,41 @@ pub struct CommandSpec {
     pub program: Program,
     /// When to end it.
     pub timeout: Duration,
-    /// How many bytes of its output are sent.
+    /// How many bytes of its output are sent, and how many of its standard error.
     pub max_output: usize,
+    /// Who runs it, where that is not the daemon's user.
+    pub user: Option<String>,
+    /// Its group, where that is not the user's.
+    pub group: Option<String>,
+    /// What its environment holds besides what every command is given.
+    pub env: BTreeMap<String, Secret>,
+    /// Where it runs, where that is not `/`.
+    pub cwd: Option<PathBuf>,
+    /// How long after a start it is not started again.
+    pub cooldown: Option<Duration>,
+    /// How many of it may run at once, beside other commands of the service that say the same. Without it, it
+    /// has the service for itself.
+    pub concurrency: Option<usize>,
+    /// What a sender may choose.
+    pub parameters: Parameters,
+}
+
+impl CommandSpec {
+    /// A command that says nothing but what to execute.
+    pub fn new(program: Program, timeout: Duration) -> Self {
+        Self {
+            program,
+            timeout,
+            max_output: DEFAULT_MAX_OUTPUT,
+            user: None,
+            group: None,
+            env: BTreeMap::new(),
+            cwd: None,
+            cooldown: None,
+            concurrency: None,
+            parameters: Parameters::default(),
+        }
+    }
 }
 
 /// A service.
@@ -213,11 +252,7 @@ fn commands_from_json(path: &str, value: Located, service: &mut Service, problem
 }
 
 fn shell_line(line: String) -> CommandSpec {
-    CommandSpec {
-        program: Program::Shell(line),
-        timeout: SHELL_LINE_TIMEOUT,
-        max_output: DEFAULT_MAX_OUTPUT,
-    }
+    CommandSpec::new(Program::Shell(line), SHELL_LINE_TIMEOUT)
 }
 
 fn command_from_json(path: &str, value: Located, problems: &mut Problems) -> Option<CommandSpec> {
@@ -239,54 +274,126 @@ fn command_from_json(path: &str, value: Located, problems: &mut Problems) -> Opt
         }
     };
     let mut program = None;
-    let mut timeout = DEFAULT_TIMEOUT;
-    let mut max_output = DEFAULT_MAX_OUTPUT;
+    let mut spec = CommandSpec::new(Program::Argv(Vec::new()), DEFAULT_TIMEOUT);
+    let mut seen = BTreeSet::new();
     for (key, value) in members {
         let path = format!("{path}.{key}");
-        match (key.as_str(), value.node) {
-            ("shell" | "argv", _) if program.is_some() => {
-                problems.json(value.at, &path, "a command has one of shell and argv, once");
+        let at = value.at;
+        if !seen.insert(key.clone()) {
+            problems.json(at, &path, "is there twice");
+            continue;
+        }
+        match key.as_str() {
+            "shell" | "argv" if program.is_some() => {
+                problems.json(at, &path, "a command has one of shell and argv, once");
             }
-            ("shell", Node::Text(line)) if !line.contains('\0') => {
-                program = Some(Program::Shell(line))
-            }
-            ("argv", Node::List(items)) => match argv(items) {
-                Some(argv) => program = Some(Program::Argv(argv)),
-                None => problems.json(value.at, &path, ARGV),
+            "shell" | "argv" => match executable(&key, value.node) {
+                Ok(executable) => program = Some(executable),
+                Err(what) => problems.json(at, &path, what),
             },
-            ("timeout", Node::Number(seconds))
-                if (0.001..=MAX_TIMEOUT_SECONDS).contains(&seconds) =>
-            {
-                timeout = Duration::from_secs_f64(seconds);
+            "parameters" => spec.parameters = Parameters::from_json(&path, value, problems),
+            _ => {
+                if let Err(what) = option(&mut spec, &key, value.node) {
+                    problems.json(at, &path, what);
+                }
             }
-            ("max_output", Node::Number(bytes)) if is_whole(bytes, MAX_MAX_OUTPUT) => {
-                max_output = to_whole(bytes);
-            }
-            ("shell", _) => {
-                problems.json(value.at, &path, "must be a string without NUL characters")
-            }
-            ("argv", _) => problems.json(value.at, &path, ARGV),
-            ("timeout", _) => problems.json(
-                value.at,
-                &path,
-                format!("must be a number of seconds from 0.001 to {MAX_TIMEOUT_SECONDS}"),
-            ),
-            ("max_output", _) => problems.json(
-                value.at,
-                &path,
-                format!("must be a whole number of bytes from 0 to {MAX_MAX_OUTPUT}"),
-            ),
-            _ => problems.json(value.at, &path, "is not an option of a command"),
         }
     }
-    if program.is_none() {
-        problems.json(at, path, "needs shell or argv");
+    let Some(program) = program else {
+        if !seen.contains("shell") && !seen.contains("argv") {
+            problems.json(at, path, "needs shell or argv");
+        }
+        return None;
+    };
+    if let Err(what) = parameters::check(&program, &spec.parameters) {
+        problems.json(at, path, what);
     }
-    Some(CommandSpec {
-        program: program?,
-        timeout,
-        max_output,
-    })
+    spec.program = program;
+    Some(spec)
+}
+
+fn executable(key: &str, node: Node) -> Result<Program, String> {
+    match (key, node) {
+        ("shell", Node::Text(line)) if !line.contains('\0') => Ok(Program::Shell(line)),
+        ("shell", _) => Err("must be a string without NUL characters".to_owned()),
+        (_, Node::List(items)) => argv(items)
+            .map(Program::Argv)
+            .ok_or_else(|| ARGV.to_owned()),
+        _ => Err(ARGV.to_owned()),
+    }
+}
+
+/// Takes an option of a command that says how, not what.
+fn option(spec: &mut CommandSpec, key: &str, node: Node) -> Result<(), String> {
+    let text = |node| match node {
+        Node::Text(text) if !text.is_empty() && !text.contains('\0') => Ok(text),
+        _ => Err("must be a string that is not empty and holds no NUL character".to_owned()),
+    };
+    let seconds = |node, max| match node {
+        Node::Number(seconds) if (0.001..=max).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("must be a number of seconds from 0.001 to {max}")),
+    };
+    match key {
+        "timeout" => spec.timeout = seconds(node, MAX_TIMEOUT_SECONDS)?,
+        "cooldown" => spec.cooldown = Some(seconds(node, MAX_COOLDOWN_SECONDS)?),
+        "max_output" => match node {
+            Node::Number(bytes) if is_whole(bytes, MAX_MAX_OUTPUT) => {
+                spec.max_output = to_whole(bytes);
+            }
+            _ => {
+                return Err(format!(
+                    "must be a whole number of bytes from 0 to {MAX_MAX_OUTPUT}"
+                ))
+            }
+        },
+        "concurrency" => match node {
+            Node::Number(number) if number >= 1.0 && is_whole(number, MAX_CONCURRENCY) => {
+                spec.concurrency = Some(to_whole(number));
+            }
+            _ => {
+                return Err(format!(
+                    "must be a whole number from 1 to {MAX_CONCURRENCY}"
+                ))
+            }
+        },
+        "user" => spec.user = Some(text(node)?),
+        "group" => spec.group = Some(text(node)?),
+        "cwd" => {
+            let path = PathBuf::from(text(node)?);
+            if !path.is_absolute() {
+                return Err("must be an absolute path".to_owned());
+            }
+            spec.cwd = Some(path);
+        }
+        "env" => spec.env = environment(node)?,
+        _ => return Err("is not an option of a command".to_owned()),
+    }
+    Ok(())
+}
+
+fn environment(node: Node) -> Result<BTreeMap<String, Secret>, String> {
+    const WRONG: &str = "must be an object of strings without NUL characters";
+    let Node::Object(members) = node else {
+        return Err(WRONG.to_owned());
+    };
+    let mut variables = BTreeMap::new();
+    for (name, value) in members {
+        let named = !name.is_empty() && !name.contains(['=', '\0']);
+        match value.node {
+            Node::Text(text) if named && !text.contains('\0') => {
+                if variables.insert(name, Secret::new(text)).is_some() {
+                    return Err("names a variable twice".to_owned());
+                }
+            }
+            Node::Text(_) if !named => {
+                return Err("names a variable that no environment can have".to_owned())
+            }
+            _ => return Err(WRONG.to_owned()),
+        }
+    }
+    Ok(variables)
 }
 
 const ARGV: &str =

@@ -214,7 +214,6 @@ fn every_mistake_is_named_at_once_with_its_place() {
             "config.json:14:69: Services.web.commands.c.timeout: must be a number of seconds from 0.001 to 604800",
             "config.json:14:56: Services.web.commands.c: needs shell or argv",
             "config.json:15:20: Services.web.commands.d.argv: must be a list of strings without NUL characters, of which the first is the program",
-            "config.json:15:10: Services.web.commands.d: needs shell or argv",
             "config.json:15:61: Services.web.commands.e.max_output: must be a whole number of bytes from 0 to 1048576",
             "config.json:15:78: Services.db: must be an object, not a list",
         ]
@@ -329,7 +328,9 @@ fn a_command_may_be_an_object() {
     let with = WithFile::new(
         minimal(),
         r#"{ "Services": { "s": { "commands": {
-            "a": { "argv": ["/bin/echo", "x y"], "timeout": 0.5, "max_output": 10 },
+            "a": { "argv": ["/bin/echo", "x y"], "timeout": 0.5, "max_output": 10,
+                "user": "nobody", "group": "adm", "env": { "A": "b" }, "cwd": "/tmp",
+                "cooldown": 30, "concurrency": 2 },
             "b": { "shell": "true" } } } } }"#,
     );
     let mut services = Settings::read(&with.block).unwrap().services;
@@ -339,12 +340,204 @@ fn a_command_may_be_an_object() {
             program: Program::Argv(vec!["/bin/echo".into(), "x y".into()]),
             timeout: Duration::from_millis(500),
             max_output: 10,
+            user: Some("nobody".into()),
+            group: Some("adm".into()),
+            env: [("A".to_owned(), Secret::new("b"))].into(),
+            cwd: Some("/tmp".into()),
+            cooldown: Some(Duration::from_secs(30)),
+            concurrency: Some(2),
+            parameters: Parameters::default(),
         }
     );
     assert_eq!(
         shell(services.current(), "s", "b").unwrap().timeout,
         Duration::from_secs(60)
     );
+}
+
+/// What is wrong with a command, without its place.
+fn wrong_command(command: &str) -> String {
+    let text = format!(r#"{{ "Services": {{ "s": {{ "commands": {{ "c": {command} }} }} }} }}"#);
+    let found = WithFile::new(minimal(), text).problems();
+    assert_eq!(found.len(), 1, "{command}: {found:?}");
+    let (_, what) = found[0].split_once("commands.c").unwrap();
+    what.to_owned()
+}
+
+#[test]
+fn what_is_wrong_with_an_option_of_a_command_is_named() {
+    for (option, what) in [
+        (r#""cooldown": 0"#, ".cooldown: must be a number of seconds"),
+        (
+            r#""cooldown": "1""#,
+            ".cooldown: must be a number of seconds",
+        ),
+        (
+            r#""concurrency": 0"#,
+            ".concurrency: must be a whole number",
+        ),
+        (
+            r#""concurrency": 1.5"#,
+            ".concurrency: must be a whole number",
+        ),
+        (r#""user": """#, ".user: must be a string that is not empty"),
+        (
+            r#""group": 7"#,
+            ".group: must be a string that is not empty",
+        ),
+        (r#""cwd": "here""#, ".cwd: must be an absolute path"),
+        (r#""env": ["A=b"]"#, ".env: must be an object of strings"),
+        (r#""env": {"A": 1}"#, ".env: must be an object of strings"),
+        (r#""env": {"A=B": "x"}"#, ".env: names a variable that no"),
+        (
+            r#""env": {"A": "", "A": ""}"#,
+            ".env: names a variable twice",
+        ),
+        (r#""timeout": 1, "timeout": 1"#, ".timeout: is there twice"),
+        (r#""stdin": """#, ".stdin: is not an option of a command"),
+    ] {
+        let found = wrong_command(&format!(r#"{{ "shell": "true", {option} }}"#));
+        assert!(found.starts_with(what), "{option}: {found}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_parameter_is_named() {
+    for (parameter, what) in [
+        ("1", ".parameters.p: must be an object"),
+        ("{}", ".parameters.p: needs a type"),
+        (r#"{"type": "string"}"#, ".parameters.p: needs a pattern"),
+        (r#"{"type": "list"}"#, ".parameters.p: has a type that"),
+        (r#"{"type": 1}"#, ".parameters.p.type: must be a string"),
+        (
+            r#"{"type": "string", "pattern": "("}"#,
+            ".parameters.p: has a pattern that is not a regular",
+        ),
+        (
+            r#"{"type": "string", "pattern": "a)|(b"}"#,
+            ".parameters.p: has a pattern that is not a regular",
+        ),
+        (
+            r#"{"type": "string", "pattern": "a", "default": "b"}"#,
+            ".parameters.p: has a default that does not match",
+        ),
+        (
+            r#"{"type": "integer", "default": 1.5}"#,
+            ".parameters.p: has a default that is not a whole",
+        ),
+        (
+            r#"{"type": "integer", "min": 1}"#,
+            ".parameters.p.min: is not an option of a parameter",
+        ),
+    ] {
+        let command =
+            format!(r#"{{ "argv": ["/x", "{{p}}"], "parameters": {{ "p": {parameter} }} }}"#);
+        let text =
+            format!(r#"{{ "Services": {{ "s": {{ "commands": {{ "c": {command} }} }} }} }}"#);
+        let found = WithFile::new(minimal(), text).problems();
+        assert!(found[0].contains(what), "{parameter}: {found:?}");
+    }
+    for (command, what) in [
+        (
+            r#"{ "shell": "x {p}", "parameters": { "p": { "type": "integer" } } }"#,
+            ": has parameters, which need argv",
+        ),
+        (
+            r#"{ "argv": ["/x", "{q}{p}"], "parameters": { "p": { "type": "integer" } } }"#,
+            ": uses a parameter \"q\" that is not declared",
+        ),
+        (
+            r#"{ "argv": ["/x{p}"], "parameters": { "p": { "type": "integer" } } }"#,
+            ": must not take its program from a parameter",
+        ),
+        (
+            r#"{ "argv": ["/x"], "parameters": { "p": { "type": "integer" } } }"#,
+            ": does not use its parameter \"p\"",
+        ),
+        (
+            r#"{ "argv": ["/x", "{p", "{p}"], "parameters": { "p": { "type": "integer" } } }"#,
+            ": has a single { in a word of argv",
+        ),
+        (
+            r#"{ "argv": ["/x", "p}", "{p}"], "parameters": { "p": { "type": "integer" } } }"#,
+            ": has a single } in a word of argv",
+        ),
+    ] {
+        let found = wrong_command(command);
+        assert!(found.starts_with(what), "{command}: {found}");
+    }
+}
+
+#[test]
+fn arguments_fill_the_words_that_name_them_and_nothing_else() {
+    let with = WithFile::new(
+        minimal(),
+        r#"{ "Services": { "s": { "commands": { "c": {
+            "argv": ["/x", "--site={site}", "{site}", "{n}{{{flag}}}", "plain"],
+            "parameters": {
+                "site": { "type": "string", "pattern": "[-a-z; ]+|\\$\\(x\\)" },
+                "n": { "type": "integer", "pattern": "-?[0-9]{1,3}", "default": 7 },
+                "flag": { "type": "boolean", "default": false } } } } } } }"#,
+    );
+    let spec = shell(
+        Settings::read(&with.block).unwrap().services.current(),
+        "s",
+        "c",
+    )
+    .unwrap();
+    let fill = |arguments: &[(&str, Argument)]| {
+        let arguments = arguments.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
+        spec.parameters.fill(&spec.program, &arguments.collect())
+    };
+    let text = |text: &str| Argument::Text(text.to_owned());
+    let argv = |words: &[&str]| {
+        Ok(Program::Argv(
+            words.iter().map(|word| (*word).to_owned()).collect(),
+        ))
+    };
+    assert_eq!(
+        fill(&[("site", text("a; b"))]),
+        argv(&["/x", "--site=a; b", "a; b", "7{false}", "plain"])
+    );
+    assert_eq!(
+        fill(&[
+            ("site", text("$(x)")),
+            ("n", Argument::Integer(-12)),
+            ("flag", Argument::Flag(true))
+        ]),
+        argv(&["/x", "--site=$(x)", "$(x)", "-12{true}", "plain"])
+    );
+    for (arguments, why) in [
+        (vec![], "the parameter \"site\" is missing"),
+        (vec![("site", text("A"))], "does not match its pattern"),
+        // The whole value must match.
+        (vec![("site", text("a\n"))], "does not match its pattern"),
+        (vec![("site", text("aA"))], "does not match its pattern"),
+        (vec![("site", text("a\0"))], "must not hold a NUL"),
+        (vec![("site", text(&"a".repeat(5000)))], "is too long"),
+        (vec![("site", Argument::Integer(1))], "must be a string"),
+        // It would be an option where it is a word of its own.
+        (vec![("site", text("-r"))], "must not begin with a minus"),
+        (
+            vec![("site", text("a")), ("n", text("1"))],
+            "must be a whole number",
+        ),
+        (
+            vec![("site", text("a")), ("n", Argument::Integer(1000))],
+            "does not match its pattern",
+        ),
+        (
+            vec![("site", text("a")), ("flag", Argument::Integer(1))],
+            "must be true or false",
+        ),
+        (
+            vec![("site", text("a")), ("more", text("a"))],
+            "the command has no parameter \"more\"",
+        ),
+    ] {
+        let error = fill(&arguments).unwrap_err();
+        assert!(error.contains(why), "{arguments:?}: {error}");
+    }
 }
 
 #[test]

@@ -158,6 +158,110 @@ fn commands_overlap_and_an_id_is_taken_while_its_task_runs() {
 }
 
 #[test]
+fn standard_error_is_a_field_of_its_own() {
+    if !broker_is_installed("standard_error_is_a_field_of_its_own") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "talk", "both");
+    let result = sender.result("1");
+    assert_eq!(
+        (&result["message"], &result["stderr"], &result["code"]),
+        (&"out".into(), &"error".into(), &2.into())
+    );
+    sender.command("2", "hello", "exec");
+    assert_eq!(sender.result("2").get("stderr"), None);
+}
+
+#[test]
+fn actions_of_a_service_take_turns_unless_they_may_share() {
+    if !broker_is_installed("actions_of_a_service_take_turns_unless_they_may_share") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    for task in 1..=5 {
+        sender.command(&task.to_string(), "turns", "take");
+    }
+    for task in 1..=5 {
+        assert_eq!(sender.code_and_message(&task.to_string()).0, 0);
+    }
+    assert_eq!(monitor.file("turns"), "begin\nend\n".repeat(5));
+    // Each of these waits for the other.
+    sender.command("6", "turns", "share");
+    sender.command("7", "turns", "share");
+    assert_eq!(sender.code_and_message("6").0, 0);
+    assert_eq!(sender.code_and_message("7").0, 0);
+}
+
+#[test]
+fn a_command_that_cools_down_is_refused() {
+    if !broker_is_installed("a_command_that_cools_down_is_refused") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    sender.command("1", "turns", "once");
+    assert_eq!(sender.code_and_message("1").0, 0);
+    sender.command("2", "turns", "once");
+    let (code, why) = sender.code_and_message("2");
+    assert_eq!(code, 0x3007);
+    assert!(why.contains("may run again in"), "{why}");
+}
+
+#[test]
+fn parameters_reach_the_command_as_words_and_wrong_ones_are_refused() {
+    if !broker_is_installed("parameters_reach_the_command_as_words_and_wrong_ones_are_refused") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    let send = |task: &str, parameters: &str| {
+        let text = format!(
+            r#"{{"task_id":{task},"service":"choose","command":"words","parameters":{parameters}}}"#
+        );
+        sender.publish("commands", text);
+        sender.code_and_message(task)
+    };
+    let evil = format!(
+        "x; touch {0}/evil $(touch {0}/evil) 'y",
+        monitor.dir.path().display()
+    );
+    let parameters = serde_json::json!({ "what": evil, "count": -4 }).to_string();
+    assert_eq!(
+        send("1", &parameters),
+        (0, format!("<{evil}><-{evil}-><-4>"))
+    );
+    assert!(!monitor.dir.path().join("evil").exists());
+    for (task, parameters, why) in [
+        ("2", "{}", "The parameter \"what\" is missing."),
+        (
+            "3",
+            r#"{"what":"-r"}"#,
+            "The parameter \"what\" does not match its pattern.",
+        ),
+        (
+            "4",
+            r#"{"what":"x","extra":1}"#,
+            "The command has no parameter \"extra\".",
+        ),
+    ] {
+        assert_eq!(send(task, parameters), (0x3006, why.to_owned()));
+    }
+    // One that declares none takes none.
+    sender.publish(
+        "commands",
+        r#"{"task_id":5,"service":"hello","command":"exec","parameters":{"a":1}}"#,
+    );
+    assert_eq!(sender.code_and_message("5").0, 0x3006);
+}
+
+#[test]
 fn a_hung_command_is_ended_with_its_group_and_answered() {
     if !broker_is_installed("a_hung_command_is_ended_with_its_group_and_answered") {
         return;

@@ -50,6 +50,16 @@ const SERVICES: &str = r#"{
     "much": { "commands": {
         "zeros": "head -c 10000000 /dev/zero | tr '\\0' x",
         "small": { "argv": ["/usr/bin/printf", "aéé"], "max_output": 4 } } },
+    "talk": { "commands": { "both": "echo out; echo error >&2; exit 2" } },
+    "turns": { "commands": {
+        "take": "echo begin >> DIR/turns; sleep 0.2; echo end >> DIR/turns",
+        "share": { "shell": "echo x >> DIR/shared; until [ $(wc -l < DIR/shared) = 2 ]; do sleep 0.05; done",
+            "timeout": 30, "concurrency": 2 },
+        "once": { "argv": ["/bin/true"], "cooldown": 3600 } } },
+    "choose": { "commands": { "words": {
+        "argv": ["/usr/bin/printf", "<%s>", "{what}", "-{what}-", "{count}"],
+        "parameters": { "what": { "type": "string", "pattern": "[^-].*" },
+            "count": { "type": "integer", "default": 3 } } } } },
     "environment": { "commands": {
         "show": "env | sort | cut -d= -f1 | tr '\\n' ' '; ls /proc/self/fd | tr '\\n' ' '" } }
 }"#;
