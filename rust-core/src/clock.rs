@@ -1,6 +1,6 @@
 //! Points in time as the messages write them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// ISO 8601 in UTC, to the second: `2020-11-26T00:41:19Z`.
 pub fn iso8601(time: SystemTime) -> String {
@@ -39,10 +39,138 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
+/// Reads a date and a time of ISO 8601: `2020-11-26T00:41:19Z`, with a fraction of a second or an offset such
+/// as `+01:00`. Without `Z` or an offset it is UTC as well.
+pub fn parse_iso8601(text: &str) -> Option<SystemTime> {
+    let (date, rest) = text.split_once(['T', 't', ' '])?;
+    let mut date = date.splitn(3, '-');
+    let year = digits(date.next()?, 4)?;
+    let month = digits(date.next()?, 2)?;
+    let day = digits(date.next()?, 2)?;
+    let (time, offset) = match rest.find(['Z', 'z', '+', '-']) {
+        Some(at) => rest.split_at(at),
+        None => (rest, "Z"),
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut time = time.splitn(3, ':');
+    let hour = digits(time.next()?, 2)?;
+    let minute = digits(time.next()?, 2)?;
+    let second = digits(time.next()?, 2)?;
+    let is_fraction =
+        !fraction.is_empty() && fraction.len() <= 9 && fraction.bytes().all(|b| b.is_ascii_digit());
+    // A leap second is the one after it.
+    let in_range = (1..=12).contains(&month) && hour < 24 && minute < 60 && second <= 60;
+    if !in_range || !is_fraction || !(1..=days_of(year, month)).contains(&day) {
+        return None;
+    }
+    let nanoseconds: u64 = format!("{fraction:0<9}").parse().ok()?;
+    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
+        - offset_seconds(offset)?;
+    let fraction = Duration::from_nanos(nanoseconds);
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    match seconds >= 0 {
+        true => UNIX_EPOCH.checked_add(whole + fraction),
+        false => UNIX_EPOCH.checked_sub(whole)?.checked_add(fraction),
+    }
+}
+
+/// A number of exactly so many digits.
+fn digits(text: &str, count: usize) -> Option<i64> {
+    let right = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    right.then(|| text.parse().ok())?
+}
+
+fn offset_seconds(offset: &str) -> Option<i64> {
+    let sign = match offset.as_bytes() {
+        b"Z" | b"z" => return Some(0),
+        [b'+', ..] => 1,
+        [b'-', ..] => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = match offset[1..].split_once(':') {
+        Some(both) => both,
+        None if offset.len() == 3 => (&offset[1..], "00"),
+        None => offset[1..].split_at_checked(2)?,
+    };
+    let (hours, minutes) = (digits(hours, 2)?, digits(minutes, 2)?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
+}
+
+fn days_of(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// The reverse of [`civil`].
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn a_moment_that_is_written_can_be_read() {
+        for seconds in (0..4_200_000_000_u64).step_by(86_399 * 7) {
+            let moment = UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(parse_iso8601(&iso8601(moment)), Some(moment));
+        }
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(parse_iso8601(&iso8601(before)), Some(before));
+    }
+
+    #[test]
+    fn offsets_and_fractions_are_read() {
+        let moment = parse_iso8601("2020-11-26T00:41:19Z").unwrap();
+        for text in [
+            "2020-11-26T01:41:19+01:00",
+            "2020-11-26T01:41:19+01",
+            "2020-11-25T19:11:19-0530",
+            "2020-11-26 00:41:19",
+            "2020-11-26t00:41:19z",
+            "2020-11-26T00:41:19.000Z",
+        ] {
+            assert_eq!(parse_iso8601(text), Some(moment), "{text}");
+        }
+        let half = parse_iso8601("2020-11-26T00:41:19.5Z").unwrap();
+        assert_eq!(half, moment + Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_is_no_moment_is_refused() {
+        for text in [
+            "",
+            "now",
+            "1606351279",
+            "2020-11-26",
+            "2020-11-26T",
+            "2020-11-26T00:41Z",
+            "2020-11-26T00:41:19+",
+            "2020-11-26T00:41:19+1:00",
+            "2020-11-26T00:41:19+é",
+            "2020-11-26T00:41:19.Z",
+            "2020-11-26T24:00:00Z",
+            "2020-13-26T00:41:19Z",
+            "2021-02-29T00:41:19Z",
+            "2020-11-00T00:41:19Z",
+            "+020-11-26T00:41:19Z",
+            "2020-11-26T00:41:19Zx",
+            "\u{661}020-11-26T00:41:19Z",
+        ] {
+            assert_eq!(parse_iso8601(text), None, "{text}");
+        }
+    }
 
     fn at(seconds: u64) -> String {
         iso8601(UNIX_EPOCH + Duration::from_secs(seconds))

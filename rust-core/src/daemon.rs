@@ -1,5 +1,6 @@
 //! The daemon as the monitor sees it.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 /// How much a line of the daemon's log matters, in syslog's numbers.
@@ -62,6 +63,9 @@ pub trait Daemon: Send + Sync {
 
     /// The name of this host as collectd uses it. Final only once configuration is over.
     fn hostname(&self) -> String;
+
+    /// The directory for what must outlive the daemon.
+    fn state_dir(&self) -> PathBuf;
 
     /// The time of day.
     fn now(&self) -> SystemTime;

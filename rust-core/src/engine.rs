@@ -1,30 +1,87 @@
 //! Decides what becomes of a message: refused, or run, or waiting for its turn.
 //!
-//! The engine has a thread of its own. It shares nothing: messages and reports come in through queues,
-//! outcomes go out through a function.
+//! The engine has a thread of its own. Messages, reports and what reached the disk come in through queues,
+//! outcomes go out through a function. What must not be forgotten goes through the journal, in this order:
+//!
+//! 1. A task that is not refused is written down as accepted. Only then is the broker told that it arrived.
+//! 2. When its turn comes, it is written down as started. Only when that is on the disk is it run.
+//! 3. How it ended is written down before it is sent.
+//! 4. That the broker has it is written down by whoever hears so.
+//!
+//! So a task that is found started, but not ended, may have run; it is not run again. A disk that does not
+//! answer is given a moment and then not waited for: it may be what the recovery is about.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{never, select, Receiver};
+use crossbeam_channel::{at, never, select, Receiver};
 use tracing::{error, info, warn};
 
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
+use crate::boundary::{self, Boundary};
+use crate::clock::parse_iso8601;
 use crate::protocol::{Code, Content, Message, Outcome, TaskId};
 use crate::runner::{End, Event, Job, Report, Runner};
-use crate::settings::{Argument, CommandSpec, Program, ServicesSource};
+use crate::settings::{Argument, CommandSpec, Freshness, Program, ServicesSource};
+use crate::store::{Earlier, Number, Progress, Store, Syncer};
 
 /// How long the runner may take to end its commands when the monitor stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the disk may take before commands are run without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+/// How many results that the broker does not have are sent after a start.
+const MAX_UNDELIVERED: usize = 1024;
+/// How long an identical message without a timestamp is taken for the same task, where messages of any age are
+/// acted upon.
+const SAME_WITHOUT_TIMESTAMP: Duration = Duration::from_secs(300);
+
+/// How a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Names the message when it is to be acknowledged.
+    pub token: u64,
+    /// Whether the broker says that it may have delivered it before.
+    pub again: bool,
+}
+
+/// What comes in.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A message that was understood.
+    Message(Message, Delivery),
+    /// One that is refused by whoever read it, and whose sender can be told so.
+    Refused {
+        /// What the sender calls it.
+        task: TaskId,
+        /// Why.
+        code: Code,
+        /// The same in words.
+        why: String,
+        /// How it came.
+        delivery: Delivery,
+    },
+}
+
+/// What goes out.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// The message with this token is in good hands.
+    Acknowledge(u64),
+    /// A result. The number is the journal's.
+    Result(Number, Outcome),
+}
 
 /// A task that was not refused.
 #[derive(Debug)]
 struct Task {
+    number: Number,
     id: TaskId,
     service: String,
     command: String,
     spec: CommandSpec,
     program: Program,
+    arrived: Instant,
 }
 
 /// Why a message is not acted upon.
@@ -42,86 +99,285 @@ impl Refused {
     }
 }
 
+/// What is done when what was written is on the disk.
+#[derive(Debug)]
+enum Then {
+    Acknowledge(u64),
+    Run(Ticket, Box<Task>),
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    number: u64,
+    deadline: Instant,
+    then: Then,
+}
+
+/// What the engine works with.
+pub(crate) struct Parts {
+    /// The commands that may be run.
+    pub(crate) services: ServicesSource,
+    /// What runs them.
+    pub(crate) runner: Box<dyn Runner>,
+    /// The journal. Its lock is held for one access at a time.
+    pub(crate) store: Arc<Mutex<Store>>,
+    /// Brings the journal to the disk, if it has one.
+    pub(crate) syncer: Option<Syncer>,
+    /// How old messages may be.
+    pub(crate) freshness: Freshness,
+    /// The time of day.
+    pub(crate) clock: Box<dyn Fn() -> SystemTime + Send>,
+    /// Where results go.
+    pub(crate) outputs: Box<dyn FnMut(Output) + Send>,
+}
+
 /// Decides what becomes of each message.
-pub struct Engine {
-    services: ServicesSource,
-    runner: Box<dyn Runner>,
-    outcomes: Box<dyn FnMut(Outcome) + Send>,
+pub(crate) struct Engine {
+    parts: Parts,
     arbiter: Arbiter<Task>,
     running: HashMap<Ticket, Task>,
+    /// Waits for the disk, in the order in which it was written.
+    unsynced: VecDeque<Unsynced>,
+    /// The disk has not answered in time.
+    disk_is_late: bool,
 }
 
 impl Engine {
-    /// An engine that looks commands up here, runs them there, and tells how they ended.
-    pub fn new(
-        services: ServicesSource,
-        runner: Box<dyn Runner>,
-        outcomes: Box<dyn FnMut(Outcome) + Send>,
-    ) -> Self {
-        Self {
-            services,
-            runner,
-            outcomes,
+    /// An engine that begins where the one before it left off.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let mut engine = Self {
+            parts,
             arbiter: Arbiter::default(),
             running: HashMap::new(),
+            unsynced: VecDeque::new(),
+            disk_is_late: false,
+        };
+        engine.recover();
+        engine
+    }
+
+    /// Says what became of what the monitor before this one left behind.
+    fn recover(&mut self) {
+        let left_behind = self.store().left_behind();
+        for task in left_behind {
+            let (task_id, service, command) = (&task.task, &task.service, &task.command);
+            warn!(task = %task_id, service, command, started = task.started, "was interrupted");
+            let message = match task.started {
+                true => {
+                    "The monitor ended while the command ran; how the command ended is unknown."
+                }
+                false => "The monitor ended before the command was started.",
+            };
+            let outcome = self.outcome(task.task, Code::Interrupted, message);
+            self.store().finish(task.number, &outcome);
+        }
+        let mut undelivered = self.store().undelivered();
+        let too_many = undelivered.len().saturating_sub(MAX_UNDELIVERED);
+        for (number, _) in undelivered.drain(..too_many) {
+            self.store().dropped(number);
+        }
+        for (number, outcome) in undelivered {
+            (self.parts.outputs)(Output::Result(number, outcome));
+        }
+        let now = (self.parts.clock)();
+        let cooling = self.store().cooling(now);
+        for (service, command, left) in cooling {
+            self.arbiter
+                .remember(&service, &command, left, Instant::now());
         }
     }
 
     /// Works until the stop channel is closed, and ends what runs then.
-    pub fn run(
+    pub(crate) fn run(
         mut self,
-        messages: &Receiver<Message>,
+        inputs: &Receiver<Input>,
         events: Receiver<Event>,
+        synced: &Receiver<u64>,
         stop: &Receiver<std::convert::Infallible>,
     ) {
-        let mut messages = messages.clone();
+        let mut inputs = inputs.clone();
+        let mut synced = synced.clone();
         loop {
+            let deadline = self.unsynced.front().map(|first| first.deadline);
+            let late = deadline.map_or_else(never, at);
             select! {
-                recv(messages) -> message => match message {
-                    Ok(message) => self.message(message),
+                recv(inputs) -> input => match input {
+                    Ok(input) => self.input(input),
                     // Nobody sends any more. What runs may end in peace.
-                    Err(_) => messages = never(),
+                    Err(_) => inputs = never(),
                 },
                 recv(events) -> event => match event {
                     Ok(event) => self.event(event),
                     Err(_) => break,
                 },
+                recv(synced) -> number => match number {
+                    Ok(number) => self.synced(number),
+                    Err(_) => {
+                        synced = never();
+                        self.disk_does_not_answer();
+                    }
+                },
+                recv(late) -> _ => self.disk_does_not_answer(),
                 recv(stop) -> _ => break,
             }
         }
         self.stop(events);
     }
 
-    /// Takes a message.
-    pub fn message(&mut self, message: Message) {
-        let task = message.task;
-        match message.content {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // A panic is reported where it is caught; the journal is only ever changed as a whole.
+        self.parts
+            .store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what comes from outside.
+    pub(crate) fn input(&mut self, input: Input) {
+        match input {
+            Input::Message(message, delivery) => self.message(message, delivery),
+            Input::Refused {
+                task,
+                code,
+                why,
+                delivery,
+            } => {
+                warn!(%task, "refused: {why}");
+                self.refuse(task, code, &why);
+                self.acknowledge(delivery);
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message, delivery: Delivery) {
+        let key = message.key();
+        if let Some(earlier) = self.earlier(&message) {
+            self.duplicate(message.task, earlier, delivery);
+            return;
+        }
+        let Message {
+            task,
+            timestamp,
+            content,
+        } = message;
+        match content {
             Content::Configuration => {
                 warn!(%task, "refused: this version cannot replace the configuration");
                 let text = "This version cannot replace the configuration.";
-                self.tell(task, Code::NotImplemented, text);
+                self.refuse(task, Code::NotImplemented, text);
+                self.acknowledge(delivery);
             }
             Content::Command {
                 service,
                 command,
                 arguments,
-            } => match self.admit(&task, &service, &command, &arguments) {
-                Ok((claim, spec, program)) => {
-                    let task = Task {
-                        id: task,
-                        service,
-                        command,
-                        spec,
-                        program,
-                    };
-                    self.arbiter.submit(claim, task);
-                    self.start();
+            } => {
+                let admitted = self
+                    .check_age(timestamp.as_deref())
+                    .and_then(|()| self.admit(&task, &service, &command, &arguments));
+                match admitted {
+                    Ok((claim, spec, program)) => {
+                        let now = (self.parts.clock)();
+                        let number = self.store().accept(&task, key, &service, &command, now);
+                        self.when_on_disk(Then::Acknowledge(delivery.token));
+                        let task = Task {
+                            number,
+                            id: task,
+                            service,
+                            command,
+                            spec,
+                            program,
+                            arrived: Instant::now(),
+                        };
+                        self.arbiter.submit(claim, task);
+                        self.start();
+                    }
+                    Err(Refused { code, why }) => {
+                        warn!(%task, service, command, "refused: {why}");
+                        self.refuse(task, code, &why);
+                        self.acknowledge(delivery);
+                    }
                 }
-                Err(Refused { code, why }) => {
-                    warn!(%task, service, command, "refused: {why}");
-                    self.tell(task, code, &why);
+            }
+        }
+    }
+
+    /// The task that this message has brought before.
+    fn earlier(&self, message: &Message) -> Option<Earlier> {
+        let earlier = self.store().find(&message.key())?;
+        if message.timestamp.is_none() && earlier.progress != Progress::UnderWay {
+            // Senders that say neither when nor which may mean it again.
+            let window = self.parts.freshness.max_age;
+            let now = (self.parts.clock)();
+            let age = now.duration_since(earlier.at).unwrap_or_default();
+            if age > window.unwrap_or(SAME_WITHOUT_TIMESTAMP) {
+                return None;
+            }
+        }
+        Some(earlier)
+    }
+
+    /// A task came that came before. It is not run again.
+    fn duplicate(&mut self, task: TaskId, earlier: Earlier, delivery: Delivery) {
+        info!(%task, progress = ?earlier.progress, "came before");
+        match earlier.progress {
+            // Whoever sent it once is answered once.
+            Progress::UnderWay if delivery.again => {}
+            Progress::UnderWay => {
+                let text = "This task is running. Its result follows.";
+                self.refuse(task, Code::TaskRunning, text);
+            }
+            Progress::Finished => {}
+            Progress::Delivered => {
+                let result = self.store().result(earlier.number);
+                match result {
+                    Some(outcome) => {
+                        (self.parts.outputs)(Output::Result(earlier.number, outcome));
+                    }
+                    None => {
+                        let text = "This task was run already. Its result is not kept any more.";
+                        self.refuse(task, Code::TaskRunning, text);
+                    }
                 }
-            },
+            }
+        }
+        self.acknowledge(delivery);
+    }
+
+    /// Whether a message with this timestamp is too old to be acted upon.
+    fn check_age(&self, timestamp: Option<&str>) -> Result<(), Refused> {
+        let Some(text) = timestamp else {
+            return match self.parts.freshness.require_timestamp {
+                true => Err(Refused::new(
+                    Code::NoTimestamp,
+                    "The message has no timestamp.",
+                )),
+                false => Ok(()),
+            };
+        };
+        let sent = parse_iso8601(text).ok_or_else(|| {
+            Refused::new(Code::NoTimestamp, "The timestamp is not one of ISO 8601.")
+        })?;
+        let Some(max_age) = self.parts.freshness.max_age else {
+            return Ok(());
+        };
+        let most = max_age.as_secs();
+        match (self.parts.clock)().duration_since(sent) {
+            Ok(age) if age > max_age => Err(Refused::new(
+                Code::Stale,
+                format!(
+                    "The message was sent {} s ago, if the clocks of sender and host agree; at most {most} s are allowed.",
+                    age.as_secs()
+                ),
+            )),
+            Err(error) if error.duration() > max_age => Err(Refused::new(
+                Code::ClockSkew,
+                format!(
+                    "The message was sent {} s in the future: the clocks of sender and host differ.",
+                    error.duration().as_secs()
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -133,14 +389,21 @@ impl Engine {
         command: &str,
         arguments: &BTreeMap<String, Argument>,
     ) -> Result<(Claim, CommandSpec, Program), Refused> {
-        let mut known = self.running.values().chain(self.arbiter.waiting());
-        if known.any(|known| known.id == *task) {
+        let about_to_run = self
+            .unsynced
+            .iter()
+            .filter_map(|unsynced| match &unsynced.then {
+                Then::Run(_, task) => Some(&**task),
+                Then::Acknowledge(_) => None,
+            });
+        let known = self.running.values().chain(self.arbiter.waiting());
+        if known.chain(about_to_run).any(|known| known.id == *task) {
             return Err(Refused::new(
                 Code::TaskRunning,
                 "A task with this id is running.",
             ));
         }
-        let services = self.services.current().ok_or_else(|| {
+        let services = self.parts.services.current().ok_or_else(|| {
             Refused::new(Code::NoServices, "There is no configuration of services.")
         })?;
         let commands = services
@@ -181,25 +444,115 @@ impl Engine {
 
     /// Starts whatever may start.
     fn start(&mut self) {
+        self.expire();
         while let Some((ticket, task)) = self.arbiter.next(Instant::now()) {
-            let job = Job::new(ticket, &task.spec, task.program.clone());
-            match self.runner.run(&job) {
-                Ok(()) => {
-                    info!(task = %task.id, service = task.service, command = task.command, "started");
-                    self.running.insert(ticket, task);
-                }
-                Err(why) => {
-                    self.arbiter.ended(ticket);
-                    self.not_started(task, &why);
-                }
+            let now = (self.parts.clock)();
+            self.store().start(task.number, task.spec.cooldown, now);
+            self.when_on_disk(Then::Run(ticket, Box::new(task)));
+        }
+    }
+
+    /// Refuses what has waited for too long.
+    fn expire(&mut self) {
+        let Some(max_age) = self.parts.freshness.max_age else {
+            return;
+        };
+        let late = self
+            .arbiter
+            .withdraw(|task| task.arrived.elapsed() > max_age);
+        for task in late {
+            let why = format!(
+                "The command waited for its turn for more than {} s.",
+                max_age.as_secs()
+            );
+            warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
+            self.tell(task, Code::Stale, &why);
+        }
+    }
+
+    fn run_now(&mut self, ticket: Ticket, task: Task) {
+        boundary::reached(Boundary::BeforeRun);
+        let job = Job::new(ticket, &task.spec, task.program.clone());
+        match self.parts.runner.run(&job) {
+            Ok(()) => {
+                boundary::reached(Boundary::AfterRun);
+                info!(task = %task.id, service = task.service, command = task.command, "started");
+                self.running.insert(ticket, task);
+            }
+            Err(why) => {
+                self.arbiter.ended(ticket);
+                self.not_started(task, &why);
             }
         }
+    }
+
+    /// Does something as soon as all that was written is on the disk.
+    fn when_on_disk(&mut self, then: Then) {
+        let waits = !self.disk_is_late && self.store().is_durable();
+        match &mut self.parts.syncer {
+            Some(syncer) if waits => {
+                let number = syncer.request();
+                self.unsynced.push_back(Unsynced {
+                    number,
+                    deadline: Instant::now() + DISK_PATIENCE,
+                    then,
+                });
+            }
+            syncer => {
+                if let Some(syncer) = syncer {
+                    // It tells when the disk is there again.
+                    syncer.request();
+                }
+                self.proceed(then);
+            }
+        }
+    }
+
+    fn proceed(&mut self, then: Then) {
+        match then {
+            Then::Acknowledge(token) => {
+                boundary::reached(Boundary::BeforeAcknowledged);
+                (self.parts.outputs)(Output::Acknowledge(token));
+            }
+            Then::Run(ticket, task) => self.run_now(ticket, *task),
+        }
+    }
+
+    /// What was written up to this number is on the disk.
+    fn synced(&mut self, number: u64) {
+        if std::mem::take(&mut self.disk_is_late) {
+            info!("the disk of the journal answers again");
+        }
+        while self
+            .unsynced
+            .front()
+            .is_some_and(|first| first.number <= number)
+        {
+            if let Some(first) = self.unsynced.pop_front() {
+                self.proceed(first.then);
+            }
+        }
+    }
+
+    fn disk_does_not_answer(&mut self) {
+        if self.unsynced.is_empty() {
+            return;
+        }
+        error!("the disk of the journal does not answer; commands are run without waiting for it");
+        self.disk_is_late = true;
+        for unsynced in std::mem::take(&mut self.unsynced) {
+            self.proceed(unsynced.then);
+        }
+    }
+
+    fn acknowledge(&mut self, delivery: Delivery) {
+        (self.parts.outputs)(Output::Acknowledge(delivery.token));
     }
 
     fn not_started(&mut self, task: Task, why: &str) {
         error!(task = %task.id, service = task.service, command = task.command, "not started: {why}");
         self.tell(
-            task.id,
+            task,
             Code::NotStarted,
             &format!("The command was not started: {why}"),
         );
@@ -212,7 +565,7 @@ impl Engine {
     }
 
     /// Takes a report of the runner.
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Report(Report::Finished {
                 id,
@@ -235,7 +588,7 @@ impl Engine {
                     running = self.running.len(),
                     "the helper that runs commands has died"
                 );
-                self.runner.lost();
+                self.parts.runner.lost();
                 self.interrupt(
                     "The program that ran the command has died; how the command ended is unknown.",
                 );
@@ -268,31 +621,36 @@ impl Engine {
             }
             output.push_str(&remark);
         }
-        (self.outcomes)(Outcome {
+        let outcome = Outcome {
             task: task.id,
             message: output,
             errors,
             code,
-        });
+            at: (self.parts.clock)(),
+        };
+        self.conclude(task.number, outcome);
     }
 
     /// Gives up on what runs.
     fn interrupt(&mut self, why: &str) {
         for (ticket, task) in std::mem::take(&mut self.running) {
             self.arbiter.ended(ticket);
-            self.tell(task.id, Code::Interrupted, why);
+            self.tell(task, Code::Interrupted, why);
         }
     }
 
     fn stop(mut self, events: Receiver<Event>) {
+        const NOT_STARTED: &str = "The monitor was stopped before the command was started.";
         for task in self.arbiter.withdraw(|_| true) {
-            self.tell(
-                task.id,
-                Code::Interrupted,
-                "The monitor was stopped before the command was started.",
-            );
+            self.tell(task, Code::Interrupted, NOT_STARTED);
         }
-        self.runner.stop();
+        for unsynced in std::mem::take(&mut self.unsynced) {
+            match unsynced.then {
+                Then::Run(_, task) => self.tell(*task, Code::Interrupted, NOT_STARTED),
+                acknowledge => self.proceed(acknowledge),
+            }
+        }
+        self.parts.runner.stop();
         let deadline = Instant::now() + STOP_PATIENCE;
         while !self.running.is_empty() {
             match events.recv_deadline(deadline) {
@@ -305,13 +663,33 @@ impl Engine {
         drop(events);
     }
 
-    fn tell(&mut self, task: TaskId, code: Code, message: &str) {
-        (self.outcomes)(Outcome {
+    fn outcome(&self, task: TaskId, code: Code, message: &str) -> Outcome {
+        Outcome {
             task,
             message: message.to_owned(),
             errors: String::new(),
             code,
-        });
+            at: (self.parts.clock)(),
+        }
+    }
+
+    /// Says how a task ended that printed nothing.
+    fn tell(&mut self, task: Task, code: Code, message: &str) {
+        let outcome = self.outcome(task.id, code, message);
+        self.conclude(task.number, outcome);
+    }
+
+    /// A task has ended.
+    fn conclude(&mut self, number: Number, outcome: Outcome) {
+        self.store().finish(number, &outcome);
+        (self.parts.outputs)(Output::Result(number, outcome));
+    }
+
+    /// Answers a message that is not acted upon.
+    fn refuse(&mut self, task: TaskId, code: Code, message: &str) {
+        let outcome = self.outcome(task, code, message);
+        let number = self.store().answer(&outcome);
+        (self.parts.outputs)(Output::Result(number, outcome));
     }
 }
 
@@ -361,10 +739,18 @@ mod tests {
     struct Fixture {
         engine: Engine,
         script: Arc<Mutex<Script>>,
-        outcomes: Arc<Mutex<Vec<Outcome>>>,
+        outputs: Arc<Mutex<Vec<Output>>>,
+        now: Arc<Mutex<SystemTime>>,
+        store: Arc<Mutex<Store>>,
     }
 
+    const NOW: &str = "2020-11-26T00:41:19Z";
+
     fn fixture(services: bool) -> Fixture {
+        with_store(services, Store::in_memory())
+    }
+
+    fn with_store(services: bool, store: Store) -> Fixture {
         let mut block = Block::option("Plugin", [Value::from("monitor")])
             .with("Host", "h")
             .with("CommandTopic", "c");
@@ -380,32 +766,78 @@ mod tests {
             block = block.with_block(service);
         }
         let script = Arc::new(Mutex::new(Script::default()));
-        let outcomes = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&outcomes);
-        let engine = Engine::new(
-            Settings::read(&block).unwrap().services,
-            Box::new(FakeRunner(Arc::clone(&script))),
-            Box::new(move |outcome| sink.lock().unwrap().push(outcome)),
-        );
+        let outputs = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&outputs);
+        let now = Arc::new(Mutex::new(parse_iso8601(NOW).unwrap()));
+        let clock = Arc::clone(&now);
+        let store = Arc::new(Mutex::new(store));
+        let settings = Settings::read(&block).unwrap();
+        let engine = Engine::new(Parts {
+            services: settings.services,
+            runner: Box::new(FakeRunner(Arc::clone(&script))),
+            store: Arc::clone(&store),
+            syncer: None,
+            freshness: settings.freshness,
+            clock: Box::new(move || *clock.lock().unwrap()),
+            outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
+        });
         Fixture {
             engine,
             script,
-            outcomes,
+            outputs,
+            now,
+            store,
         }
     }
 
     impl Fixture {
         fn command(&mut self, id: u64, service: &str, command: &str) {
+            self.send(id, Some(NOW), service, command, false);
+        }
+
+        fn send(
+            &mut self,
+            id: u64,
+            timestamp: Option<&str>,
+            service: &str,
+            command: &str,
+            again: bool,
+        ) {
             let content = Content::Command {
                 service: service.into(),
                 command: command.into(),
                 arguments: BTreeMap::new(),
             };
-            self.engine.message(Message {
+            let message = Message {
                 task: id.into(),
-                timestamp: None,
+                timestamp: timestamp.map(str::to_owned),
                 content,
+            };
+            let delivery = Delivery { token: id, again };
+            self.engine.input(Input::Message(message, delivery));
+        }
+
+        /// The tokens that were acknowledged so far.
+        fn acknowledged(&self) -> Vec<u64> {
+            let outputs = self.outputs.lock().unwrap();
+            let tokens = outputs.iter().filter_map(|output| match output {
+                Output::Acknowledge(token) => Some(*token),
+                Output::Result(..) => None,
             });
+            tokens.collect()
+        }
+
+        fn results(&self) -> Vec<(Number, Outcome)> {
+            let outputs = std::mem::take(&mut *self.outputs.lock().unwrap());
+            let results = outputs.into_iter().filter_map(|output| match output {
+                Output::Acknowledge(_) => None,
+                Output::Result(number, outcome) => Some((number, outcome)),
+            });
+            results.collect()
+        }
+
+        fn pass(&self, seconds: u64) {
+            *self.now.lock().unwrap() += Duration::from_secs(seconds);
         }
 
         fn finish(&mut self, job: u64, end: End, output: &str) {
@@ -420,10 +852,9 @@ mod tests {
 
         /// The outcomes since the last call: task, code and message.
         fn outcomes(&self) -> Vec<(String, Code, String)> {
-            let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
-            outcomes
+            self.results()
                 .into_iter()
-                .map(|o| (o.task.to_string(), o.code, o.message))
+                .map(|(_, o)| (o.task.to_string(), o.code, o.message))
                 .collect()
         }
 
@@ -453,11 +884,18 @@ mod tests {
         let mut f = fixture(true);
         f.command(1, "db", "restart");
         f.command(2, "web", "explode");
-        f.engine.message(Message {
-            task: 3.into(),
-            timestamp: None,
-            content: Content::Configuration,
-        });
+        f.engine.input(Input::Message(
+            Message {
+                task: 3.into(),
+                timestamp: None,
+                content: Content::Configuration,
+            },
+            Delivery {
+                token: 3,
+                again: false,
+            },
+        ));
+        assert_eq!(f.acknowledged(), [1, 2, 3]);
         let code = |id: &str, code| (id.to_owned(), code);
         assert_eq!(
             f.codes(),
@@ -510,9 +948,9 @@ mod tests {
         let mut f = fixture(true);
         f.command(1, "web", "restart");
         f.finish(1, End::Exited(0), "out");
-        let outcomes = f.outcomes.lock().unwrap();
+        let (_, outcome) = f.results().remove(0);
         assert_eq!(
-            (outcomes[0].message.as_str(), outcomes[0].errors.as_str()),
+            (outcome.message.as_str(), outcome.errors.as_str()),
             ("out", "oh")
         );
     }
@@ -533,12 +971,12 @@ mod tests {
         f.command(1, "web", "restart");
         assert_eq!(f.codes(), [("1".to_owned(), Code::NotStarted)]);
         f.script.lock().unwrap().refuse = false;
-        f.command(1, "web", "restart");
+        f.command(2, "web", "restart");
         f.engine.event(Event::Report(Report::NotStarted {
             id: 2,
             error: "fork".into(),
         }));
-        assert_eq!(f.codes(), [("1".to_owned(), Code::NotStarted)]);
+        assert_eq!(f.codes(), [("2".to_owned(), Code::NotStarted)]);
     }
 
     #[test]
@@ -572,11 +1010,215 @@ mod tests {
         events_in.send(Event::Report(report)).unwrap();
         events_in.send(Event::Lost).unwrap();
         f.engine.stop(events);
-        let outcomes = std::mem::take(&mut *f.outcomes.lock().unwrap());
-        assert_eq!(outcomes.len(), MAX_RUNNING + 1);
-        assert!(outcomes
-            .iter()
-            .all(|outcome| outcome.code == Code::Interrupted));
+        let outputs = std::mem::take(&mut *f.outputs.lock().unwrap());
+        let results = outputs.iter().filter_map(|output| match output {
+            Output::Result(_, outcome) => Some(outcome.code),
+            Output::Acknowledge(_) => None,
+        });
+        let results: Vec<_> = results.collect();
+        assert_eq!(results, [Code::Interrupted; MAX_RUNNING + 1]);
         assert_eq!(f.script.lock().unwrap().started.len(), MAX_RUNNING);
+    }
+
+    #[test]
+    fn a_duplicate_is_answered_and_not_run_again() {
+        let mut f = fixture(true);
+        f.command(1, "web", "restart");
+        assert_eq!(f.acknowledged(), [1]);
+        // The broker's repetition is silent, the sender's is not.
+        f.send(1, Some(NOW), "web", "restart", true);
+        assert_eq!(f.acknowledged(), [1, 1]);
+        assert_eq!(f.codes(), []);
+        f.command(1, "web", "restart");
+        assert_eq!(f.codes(), [("1".to_owned(), Code::TaskRunning)]);
+        f.finish(1, End::Exited(4), "out");
+        let (number, outcome) = f.results().remove(0);
+        // As long as its result is on its way there is nothing to add.
+        f.command(1, "web", "restart");
+        assert_eq!(f.codes(), []);
+        f.store.lock().unwrap().delivered(number);
+        f.pass(10);
+        f.command(1, "web", "restart");
+        assert_eq!(f.results(), [(number, outcome)]);
+        assert_eq!(f.started(), 1);
+        // The same id with other content is another task.
+        f.command(1, "web", "stop");
+        f.send(
+            1,
+            Some("2020-11-26T00:41:20Z"),
+            "service1",
+            "restart",
+            false,
+        );
+        assert_eq!(f.started(), 2);
+        assert_eq!(f.codes(), [("1".to_owned(), Code::TaskRunning)]);
+    }
+
+    #[test]
+    fn a_duplicate_without_a_timestamp_is_one_only_for_a_while() {
+        let mut f = fixture(true);
+        f.send(1, None, "web", "restart", false);
+        f.finish(1, End::Exited(0), "");
+        let (number, _) = f.results().remove(0);
+        f.store.lock().unwrap().delivered(number);
+        f.pass(300);
+        f.send(1, None, "web", "restart", false);
+        assert_eq!((f.started(), f.codes().len()), (1, 1));
+        f.pass(1);
+        f.send(1, None, "web", "restart", false);
+        assert_eq!((f.started(), f.codes().len()), (2, 0));
+    }
+
+    #[test]
+    fn what_is_too_old_or_from_the_future_is_refused_by_name() {
+        for (timestamp, code) in [
+            ("2020-11-26T00:36:19Z", None),
+            ("2020-11-26T00:36:18Z", Some(Code::Stale)),
+            ("2019-11-26T00:41:19Z", Some(Code::Stale)),
+            ("2020-11-26T00:46:19Z", None),
+            ("2020-11-26T00:46:20Z", Some(Code::ClockSkew)),
+            ("yesterday", Some(Code::NoTimestamp)),
+            ("", Some(Code::NoTimestamp)),
+        ] {
+            let mut f = fixture(true);
+            f.send(1, Some(timestamp), "web", "restart", false);
+            let codes = f.codes();
+            assert_eq!(codes.first().map(|(_, code)| *code), code, "{timestamp}");
+            assert_eq!(f.started(), usize::from(code.is_none()), "{timestamp}");
+        }
+        let mut f = fixture(true);
+        f.engine.parts.freshness.max_age = None;
+        f.send(1, Some("1999-11-26T00:41:19Z"), "web", "restart", false);
+        assert_eq!(f.started(), 1);
+        f.engine.parts.freshness.require_timestamp = true;
+        f.send(2, None, "service1", "restart", false);
+        assert_eq!(f.codes(), [("2".to_owned(), Code::NoTimestamp)]);
+        assert_eq!(f.acknowledged(), [0; 0]);
+    }
+
+    #[test]
+    fn what_waited_too_long_for_its_turn_is_refused() {
+        let mut f = fixture(true);
+        f.engine.parts.freshness.max_age = Some(Duration::from_millis(200));
+        f.send(1, None, "web", "restart", false);
+        f.send(2, None, "web", "restart", false);
+        std::thread::sleep(Duration::from_millis(201));
+        f.finish(1, End::Exited(0), "");
+        let codes = f.codes();
+        assert_eq!(codes[0], ("1".to_owned(), Code::Exit(0)));
+        assert_eq!(codes[1], ("2".to_owned(), Code::Stale));
+        assert_eq!(f.started(), 1);
+    }
+
+    /// A journal on a disk, and the tests' side of its worker.
+    fn on_disk(dir: &std::path::Path) -> Fixture {
+        let (store, problem) = Store::open(dir);
+        assert_eq!(problem, None);
+        with_store(true, store)
+    }
+
+    #[test]
+    fn what_the_monitor_before_left_behind_is_told_and_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut f = on_disk(dir.path());
+        f.command(1, "web", "restart");
+        f.command(2, "web", "stop");
+        f.command(3, "service1", "restart");
+        f.finish(2, End::Exited(7), "three");
+        f.command(4, "nosuch", "restart");
+        let before = f.results();
+        assert_eq!(before.len(), 2);
+        drop(f);
+
+        let mut f = on_disk(dir.path());
+        let told = f.outcomes();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(id, code, m)| (id.as_str(), *code, m.contains("before")))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("1", Code::Interrupted, false),
+                ("2", Code::Interrupted, true),
+                ("3", Code::Exit(7), false),
+                ("4", Code::NoSuchService, false),
+            ]
+        );
+        for (id, service, command) in [
+            (1, "web", "restart"),
+            (2, "web", "stop"),
+            (3, "service1", "restart"),
+        ] {
+            f.command(id, service, command);
+        }
+        assert_eq!((f.started(), f.codes().len()), (0, 0));
+        for number in 1..=4 {
+            f.store.lock().unwrap().delivered(number);
+        }
+        drop(f);
+
+        let mut f = on_disk(dir.path());
+        assert_eq!(f.outcomes(), []);
+        f.command(3, "service1", "restart");
+        assert_eq!(f.outcomes(), [("3".into(), Code::Exit(7), "three".into())]);
+        assert_eq!(f.started(), 0);
+    }
+
+    #[test]
+    fn a_command_waits_for_the_disk_but_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut f = on_disk(dir.path());
+        let file = f.store.lock().unwrap().sync_handle().unwrap();
+        // Nobody runs the worker: the disk hangs.
+        let (syncer, _worker, _) = Syncer::new(file);
+        f.engine.parts.syncer = Some(syncer);
+        f.command(1, "web", "restart");
+        assert_eq!((f.started(), f.acknowledged().len()), (0, 0));
+        // Its id is taken all the same.
+        f.command(1, "service9", "restart");
+        assert_eq!(f.codes(), [("1".to_owned(), Code::TaskRunning)]);
+        f.engine.synced(1);
+        assert_eq!((f.started(), f.acknowledged().len()), (0, 1));
+        f.engine.synced(2);
+        assert_eq!((f.started(), f.acknowledged().len()), (1, 1));
+        f.command(2, "service1", "restart");
+        assert_eq!((f.started(), f.acknowledged().len()), (1, 1));
+        f.engine.disk_does_not_answer();
+        assert_eq!((f.started(), f.acknowledged().len()), (2, 2));
+        // From here on there is no waiting, until the disk answers again.
+        f.command(3, "service2", "restart");
+        assert_eq!((f.started(), f.acknowledged().len()), (3, 3));
+        f.engine.synced(6);
+        f.command(4, "service3", "restart");
+        assert_eq!((f.started(), f.acknowledged().len()), (3, 3));
+    }
+
+    #[test]
+    fn a_command_cools_down_across_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut f = on_disk(dir.path());
+        let now = parse_iso8601(NOW).unwrap();
+        let key = Message::parse(br#"{"task_id":1,"service":"web","command":"restart"}"#)
+            .unwrap()
+            .key();
+        {
+            let mut store = f.store.lock().unwrap();
+            let number = store.accept(&1.into(), key, "web", "restart", now);
+            store.start(number, Some(Duration::from_secs(60)), now);
+        }
+        f.pass(1);
+        drop(f);
+        f = on_disk(dir.path());
+        let claim = Claim {
+            service: "web".into(),
+            command: "restart".into(),
+            concurrency: None,
+            cooldown: Some(Duration::from_secs(60)),
+        };
+        assert!(matches!(
+            f.engine.arbiter.check(&claim, Instant::now()),
+            Err(Refusal::Cooldown(Some(_)))
+        ));
     }
 }

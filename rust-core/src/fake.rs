@@ -1,5 +1,7 @@
 //! A daemon for tests: it remembers what it is told.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -9,6 +11,7 @@ use crate::daemon::{Daemon, LogLevel, Notification};
 #[derive(Debug)]
 pub struct FakeDaemon {
     hostname: String,
+    state_dir: PathBuf,
     lines: Mutex<Vec<(LogLevel, String)>>,
     syslog: Mutex<Vec<(LogLevel, String)>>,
     notifications: Mutex<Vec<Notification>>,
@@ -17,8 +20,12 @@ pub struct FakeDaemon {
 impl FakeDaemon {
     /// A daemon on a host of this name.
     pub fn new(hostname: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("collectd-live-fake-{}-{number}", std::process::id());
         Self {
             hostname: hostname.to_owned(),
+            state_dir: std::env::temp_dir().join(name),
             lines: Mutex::default(),
             syslog: Mutex::default(),
             notifications: Mutex::default(),
@@ -67,8 +74,21 @@ impl Daemon for FakeDaemon {
         self.hostname.clone()
     }
 
+    fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone()
+    }
+
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        if self.state_dir.exists() {
+            // What is left in a directory for temporary files harms nobody.
+            drop(std::fs::remove_dir_all(&self.state_dir));
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! can be tested without one. Only `ffi` (what C calls) and `sys` (what C declares) hold unsafe code.
 
 pub mod arbiter;
+pub mod boundary;
 pub mod clock;
 pub mod daemon;
 pub mod engine;
@@ -22,5 +23,6 @@ pub mod runner;
 pub mod secret;
 pub mod sender;
 pub mod settings;
+mod store;
 mod sys;
 mod threads;

@@ -6,26 +6,29 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, Sender};
+use crossbeam_channel::{bounded, never, Sender};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::daemon::{Daemon, Notification};
-use crate::engine::Engine;
+use crate::engine::{Engine, Output, Parts};
 use crate::logging::{Device, Entered, Logger, Threshold};
 use crate::remote::{Links, Remote};
 use crate::runner::Client;
 use crate::settings::{Block, Settings};
+use crate::store::{Store, Syncer};
 use crate::threads::{self, Failure};
 
 /// How many messages may wait for the engine.
-const MESSAGES: usize = 64;
+const INPUTS: usize = 64;
 /// How many reports may wait for the engine.
 const EVENTS: usize = 64;
 /// How many results may wait for the connection's thread, which only passes them on.
-const OUTCOMES: usize = 1024;
+const OUTPUTS: usize = 2048;
+/// How long the disk may hold up the shutdown.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a name lookup that hangs may hold up the shutdown.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -82,6 +85,8 @@ struct Running {
     /// Closed to stop the engine.
     engine_stop: Sender<Infallible>,
     engine: JoinHandle<()>,
+    /// Brings the journal to the disk. Ends when the engine does.
+    journal: Option<JoinHandle<()>>,
     remote: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
@@ -168,10 +173,9 @@ impl Monitor {
     }
 
     fn start(&self, settings: Settings, logger: &Logger) -> Result<Running, String> {
-        let host = self.daemon.hostname();
         let remote = settings
             .remote
-            .map(|remote| Remote::prepare(remote, &host))
+            .map(|remote| Remote::prepare(remote, Arc::clone(&self.daemon)))
             .transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -181,40 +185,70 @@ impl Monitor {
             .map_err(|error| format!("there is no event loop: {error}"))?;
 
         let (events_in, events) = bounded(EVENTS);
-        let (messages_in, messages) = bounded(MESSAGES);
-        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
+        let (inputs_in, inputs) = bounded(INPUTS);
+        let (outputs_in, outputs) = mpsc::channel(OUTPUTS);
         let (engine_stop, engine_stopped) = bounded::<Infallible>(0);
 
         let helper = settings.helper.unwrap_or_else(|| self.helper.clone());
         let runner = Client::start(helper, events_in, logger.clone(), Arc::clone(&self.failure))?;
-        let mut dropped = 0_u64;
-        let engine = Engine::new(
-            settings.services,
-            Box::new(runner),
-            Box::new(move |outcome| {
-                if outcomes_in.try_send(outcome).is_err() {
-                    dropped += 1;
-                    warn!(dropped, "a result was dropped, because nobody takes it");
+        let thread_failed = |error| format!("no thread could be started: {error}");
+        let directory = settings
+            .state_dir
+            .unwrap_or_else(|| self.daemon.state_dir());
+        let (store, problem) = Store::open(&directory);
+        if let Some(problem) = problem {
+            error!("the journal is only in memory, so a task may be run again after a restart: {problem}");
+        }
+        let (syncer, synced, journal) = match store.sync_handle() {
+            Some(file) => {
+                let (syncer, worker, synced) = Syncer::new(file);
+                let journal = threads::spawn("monitor-journal", logger, &self.failure, || {
+                    worker.run();
+                });
+                (Some(syncer), synced, Some(journal.map_err(thread_failed)?))
+            }
+            None => (None, never(), None),
+        };
+        let store = Arc::new(Mutex::new(store));
+        let clock = Arc::clone(&self.daemon);
+        let at_engine = Arc::clone(&store);
+        let engine = Engine::new(Parts {
+            services: settings.services,
+            runner: Box::new(runner),
+            store: Arc::clone(&store),
+            syncer,
+            freshness: settings.freshness,
+            clock: Box::new(move || clock.now()),
+            outputs: Box::new(move |output| {
+                if let Err(error) = outputs_in.try_send(output) {
+                    match error.into_inner() {
+                        Output::Result(number, outcome) => {
+                            lock(&at_engine).dropped(number);
+                            warn!(task = %outcome.task, "a result was dropped, because nobody takes it");
+                        }
+                        // The broker delivers the message again.
+                        Output::Acknowledge(_) => debug!("a message is not acknowledged"),
+                    }
                 }
             }),
-        );
-        let thread_failed = |error| format!("no thread could be started: {error}");
+        });
         let engine = threads::spawn("monitor-engine", logger, &self.failure, move || {
-            engine.run(&messages, events, &engine_stopped);
+            engine.run(&inputs, events, &synced, &engine_stopped);
         })
         .map_err(thread_failed)?;
         let mut running = Running {
             engine_stop,
             engine,
+            journal,
             remote: None,
         };
 
         if let Some(remote) = remote {
             let (stop, stopped) = watch::channel(false);
             let links = Links {
-                daemon: Arc::clone(&self.daemon),
-                messages: messages_in,
-                outcomes,
+                inputs: inputs_in,
+                outputs,
+                store,
                 stop: stopped,
             };
             let thread = threads::spawn("monitor-remote", logger, &self.failure, move || {
@@ -290,6 +324,18 @@ impl Running {
         drop(self.engine_stop);
         // A panic of a thread was reported by the thread.
         drop(self.engine.join());
+        if let Some(thread) = self.journal {
+            let deadline = Instant::now() + DISK_PATIENCE;
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                drop(thread.join());
+            } else {
+                // It ends when the disk answers. The code stays mapped, and it holds nothing but a descriptor.
+                warn!("the disk of the journal does not answer, and is not waited for");
+            }
+        }
         if let Some((stop, thread)) = self.remote {
             if stop.send(true).is_err() {
                 debug!("the connection's thread has ended before");

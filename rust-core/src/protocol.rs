@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::iso8601;
@@ -24,22 +24,27 @@ const MAX_TASK_ID: usize = 1024;
 #[derive(Clone)]
 pub struct TaskId {
     raw: Box<RawValue>,
-    key: Key,
+    key: IdKey,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum IdKey {
     Number(String),
     Text(String),
 }
 
 impl TaskId {
+    /// An id as it is displayed.
+    pub fn from_json(text: &str) -> Option<Self> {
+        Self::from_raw(serde_json::from_str(text).ok()?)
+    }
+
     fn from_raw(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
         let key = match text.as_bytes().first()? {
             _ if text.len() > MAX_TASK_ID => return None,
-            b'"' => Key::Text(serde_json::from_str(text).ok()?),
-            b'-' | b'0'..=b'9' => Key::Number(text.to_owned()),
+            b'"' => IdKey::Text(serde_json::from_str(text).ok()?),
+            b'-' | b'0'..=b'9' => IdKey::Number(text.to_owned()),
             _ => return None,
         };
         Some(Self {
@@ -52,7 +57,7 @@ impl TaskId {
 impl From<u64> for TaskId {
     fn from(number: u64) -> Self {
         let text = number.to_string();
-        let key = Key::Number(text.clone());
+        let key = IdKey::Number(text.clone());
         // Digits are JSON, so the fallback is never taken.
         let raw = RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
         Self { raw, key }
@@ -82,6 +87,34 @@ impl fmt::Display for TaskId {
 impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TaskId({self})")
+    }
+}
+
+/// A digest of what makes a message a task of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key([u8; 16]);
+
+fn halves(digest: [u8; 32]) -> [[u8; 16]; 2] {
+    let mut halves = [[0; 16]; 2];
+    for (at, byte) in digest.into_iter().enumerate() {
+        halves[at / 16][at % 16] = byte;
+    }
+    halves
+}
+
+impl Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", u128::from_be_bytes(self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u128::from_str_radix(&text, 16) {
+            Ok(number) if text.len() == 32 => Ok(Self(number.to_be_bytes())),
+            _ => Err(serde::de::Error::custom("not a key")),
+        }
     }
 }
 
@@ -119,17 +152,64 @@ pub struct Unreadable {
     pub task: Option<TaskId>,
     /// What is wrong with it. Holds nothing of the message.
     pub reason: &'static str,
+    /// The same as a number.
+    pub code: Code,
 }
 
 impl Message {
+    /// What tells it from other messages: two with the same are the same task.
+    pub fn key(&self) -> Key {
+        let mut hash = openssl::sha::Sha256::new();
+        let mut part = |text: Option<&str>| {
+            // The lengths keep the parts apart.
+            let length = text.map_or(u64::MAX, |text| text.len() as u64);
+            hash.update(&length.to_le_bytes());
+            hash.update(text.unwrap_or_default().as_bytes());
+        };
+        match &self.task.key {
+            IdKey::Number(text) => {
+                part(Some("number"));
+                part(Some(text));
+            }
+            IdKey::Text(text) => {
+                part(Some("text"));
+                part(Some(text));
+            }
+        }
+        part(self.timestamp.as_deref());
+        if let Content::Command {
+            service,
+            command,
+            arguments,
+        } = &self.content
+        {
+            part(Some(service));
+            part(Some(command));
+            // Text, numbers and booleans can always be written, and are in the order of their names.
+            part(serde_json::to_string(arguments).ok().as_deref());
+        }
+        let [half, _] = halves(hash.finish());
+        Key(half)
+    }
+
     /// Reads a message.
     pub fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
-        let fail = |reason| Unreadable { task: None, reason };
-        if payload.len() > MAX_MESSAGE {
-            return Err(fail("it is too long"));
-        }
+        let fail = |reason| Unreadable {
+            task: None,
+            reason,
+            code: Code::Unreadable,
+        };
         let text = std::str::from_utf8(payload).map_err(|_| fail("it is not UTF-8"))?;
         let entries = json::entries(text).map_err(|_| fail("it is not a JSON object"))?;
+        if payload.len() > MAX_MESSAGE {
+            let mut ids = entries.iter().filter(|(key, _)| key == "task_id");
+            let id = ids.next().and_then(|(_, raw)| TaskId::from_raw(raw));
+            return Err(Unreadable {
+                task: id.filter(|_| ids.next().is_none()),
+                reason: "it is too long",
+                code: Code::TooLong,
+            });
+        }
 
         let mut fields = Fields::default();
         for (key, value) in entries {
@@ -141,11 +221,16 @@ impl Message {
         let fail = |reason| Unreadable {
             task: Some(task.clone()),
             reason,
+            code: Code::Unreadable,
         };
         if let Some(reason) = fields.problem {
             // Two different ids leave open which one to answer.
             let task = (!fields.two_tasks).then_some(task);
-            return Err(Unreadable { task, reason });
+            return Err(Unreadable {
+                task,
+                reason,
+                code: Code::Unreadable,
+            });
         }
         let content = match (fields.service, fields.command, fields.has_config) {
             (Some(service), Some(command), _) => Content::Command {
@@ -259,7 +344,7 @@ pub enum Code {
     NoSuchService,
     /// The service has no such command.
     NoSuchCommand,
-    /// A task with this id is running.
+    /// A task with this id is running, or was already run and its result is not kept.
     TaskRunning,
     /// The message was not understood.
     Unreadable,
@@ -277,27 +362,58 @@ pub enum Code {
     WrongParameters,
     /// The command ran a short while ago, and may not yet run again.
     Cooldown,
+    /// The message is too old.
+    Stale,
+    /// The message is from the future: clocks differ.
+    ClockSkew,
+    /// It cannot be told how old the message is.
+    NoTimestamp,
+    /// The message is longer than any is allowed to be.
+    TooLong,
 }
+
+/// Those that are not an exit status.
+const CODES: [(Code, u32); 17] = [
+    (Code::NotImplemented, 0x1000),
+    (Code::NoServices, 0x1001),
+    (Code::NoSuchService, 0x1002),
+    (Code::NoSuchCommand, 0x1003),
+    (Code::TaskRunning, 0x1100),
+    (Code::Unreadable, 0x3000),
+    (Code::TimedOut, 0x3001),
+    (Code::Interrupted, 0x3002),
+    (Code::NotStarted, 0x3003),
+    (Code::Busy, 0x3004),
+    (Code::Retained, 0x3005),
+    (Code::WrongParameters, 0x3006),
+    (Code::Cooldown, 0x3007),
+    (Code::Stale, 0x3008),
+    (Code::ClockSkew, 0x3009),
+    (Code::NoTimestamp, 0x300a),
+    (Code::TooLong, 0x300b),
+];
 
 impl Code {
     /// The number.
     pub fn number(self) -> u32 {
         match self {
             Code::Exit(status) => u32::from(status),
-            Code::NotImplemented => 0x1000,
-            Code::NoServices => 0x1001,
-            Code::NoSuchService => 0x1002,
-            Code::NoSuchCommand => 0x1003,
-            Code::TaskRunning => 0x1100,
-            Code::Unreadable => 0x3000,
-            Code::TimedOut => 0x3001,
-            Code::Interrupted => 0x3002,
-            Code::NotStarted => 0x3003,
-            Code::Busy => 0x3004,
-            Code::Retained => 0x3005,
-            Code::WrongParameters => 0x3006,
-            Code::Cooldown => 0x3007,
+            other => CODES
+                .iter()
+                .find(|(code, _)| *code == other)
+                .map_or(0x3000, |(_, number)| *number),
         }
+    }
+
+    /// The code with this number, if there is one.
+    pub fn from_number(number: u32) -> Option<Self> {
+        if let Ok(status) = u8::try_from(number) {
+            return Some(Code::Exit(status));
+        }
+        let mut codes = CODES.iter();
+        codes
+            .find(|(_, other)| *other == number)
+            .map(|(code, _)| *code)
     }
 
     /// What became of the task, in a word.
@@ -307,6 +423,8 @@ impl Code {
             Code::TimedOut => "timed-out",
             Code::Interrupted => "interrupted",
             Code::NotStarted => "not-started",
+            // The task itself goes on; only this message is not acted upon.
+            Code::TaskRunning => "running",
             _ => "refused",
         }
     }
@@ -323,6 +441,8 @@ pub struct Outcome {
     pub errors: String,
     /// How it ended.
     pub code: Code,
+    /// When.
+    pub at: SystemTime,
 }
 
 #[derive(Serialize)]
@@ -339,10 +459,10 @@ struct Wire<'a> {
 
 impl Outcome {
     /// The result as it is published.
-    pub fn to_json(&self, host: &str, now: SystemTime) -> String {
+    pub fn to_json(&self, host: &str) -> String {
         let wire = Wire {
             task_id: &self.task.raw,
-            timestamp: iso8601(now),
+            timestamp: iso8601(self.at),
             message: &self.message,
             stderr: &self.errors,
             code: self.code.number(),
@@ -488,8 +608,9 @@ mod tests {
                 message: String::new(),
                 errors: String::new(),
                 code: Code::Exit(0),
+                at: UNIX_EPOCH,
             };
-            let json = outcome.to_json("h", UNIX_EPOCH);
+            let json = outcome.to_json("h");
             assert!(json.starts_with(&format!("{{\"task_id\":{id},")), "{json}");
         }
     }
@@ -504,6 +625,38 @@ mod tests {
         assert_eq!(id(r#""\u0041""#), id("\"A\""));
         assert_ne!(id("\"1\""), id("1"));
         assert_ne!(id("9007199254740993"), id("9007199254740992"));
+    }
+
+    #[test]
+    fn a_task_is_its_id_time_service_command_and_parameters() {
+        let key = |text: &str| parse(text).unwrap().key();
+        let task = r#"{"task_id":1,"timestamp":"t","service":"s","command":"c","parameters":{"a":1,"b":"x"}}"#;
+        let same = [
+            r#"{"service":"s","parameters":{"b":"x","a":1},"command":"c","timestamp":"t","task_id":1}"#,
+            r#"{"task_id":1,"timestamp":"\u0074","service":"s","command":"c","parameters":{"a":1,"b":"x"},"x":1}"#,
+        ];
+        for text in same {
+            assert_eq!(key(text), key(task), "{text}");
+        }
+        let others = [
+            task.replace("\"task_id\":1", "\"task_id\":\"1\""),
+            task.replace("\"task_id\":1", "\"task_id\":2"),
+            task.replace("\"t\"", "\"u\""),
+            task.replace("\"timestamp\":\"t\",", ""),
+            task.replace("\"s\"", "\"sc\""),
+            task.replace("\"c\"", "\"d\""),
+            task.replace("\"a\":1", "\"a\":2"),
+            task.replace("\"a\":1", "\"a\":\"1\""),
+            task.replace(r#","parameters":{"a":1,"b":"x"}"#, ""),
+        ];
+        for text in others {
+            assert_ne!(key(&text), key(task), "{text}");
+        }
+        let written = serde_json::to_string(&key(task)).unwrap();
+        assert_eq!(serde_json::from_str::<Key>(&written).unwrap(), key(task));
+        for wrong in ["\"\"", "\"x\"", "1", &format!("\"+{}\"", "0".repeat(32))] {
+            assert!(serde_json::from_str::<Key>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -536,7 +689,13 @@ mod tests {
             "it is not UTF-8"
         );
         let long = format!(r#"{{"task_id":1,"config":"{}"}}"#, "x".repeat(MAX_MESSAGE));
-        assert_eq!(reason(&long), (None, "it is too long"));
+        let rubbish = format!("{long}x");
+        assert_eq!(reason(&rubbish), (None, "it is not a JSON object"));
+        let unreadable = parse(&long).unwrap_err();
+        assert_eq!(unreadable.code, Code::TooLong);
+        assert_eq!(unreadable.task, Some(TaskId::from(1)));
+        let two = long.replace("{\"task_id\":1", "{\"task_id\":1,\"task_id\":2");
+        assert_eq!(reason(&two), (None, "it is too long"));
         let deep = format!(r#"{{"task_id":{}}}"#, "[".repeat(500_000));
         assert_eq!(reason(&deep).0, None);
     }
@@ -612,7 +771,7 @@ mod tests {
             (Code::NoServices, 0x1001, "refused"),
             (Code::NoSuchService, 0x1002, "refused"),
             (Code::NoSuchCommand, 0x1003, "refused"),
-            (Code::TaskRunning, 0x1100, "refused"),
+            (Code::TaskRunning, 0x1100, "running"),
             (Code::Unreadable, 0x3000, "refused"),
             (Code::TimedOut, 0x3001, "timed-out"),
             (Code::Interrupted, 0x3002, "interrupted"),
@@ -621,8 +780,13 @@ mod tests {
             (Code::Retained, 0x3005, "refused"),
             (Code::WrongParameters, 0x3006, "refused"),
             (Code::Cooldown, 0x3007, "refused"),
+            (Code::Stale, 0x3008, "refused"),
+            (Code::ClockSkew, 0x3009, "refused"),
+            (Code::NoTimestamp, 0x300a, "refused"),
+            (Code::TooLong, 0x300b, "refused"),
         ] {
             assert_eq!((code.number(), code.state()), (number, state), "{code:?}");
+            assert_eq!(Code::from_number(number), Some(code));
         }
     }
 
@@ -633,8 +797,9 @@ mod tests {
             message: "Hello \"World\"!\n\0".into(),
             errors: String::new(),
             code: Code::Exit(3),
+            at: UNIX_EPOCH + Duration::from_secs(1_606_351_279),
         };
-        let json = outcome.to_json("node1", UNIX_EPOCH + Duration::from_secs(1_606_351_279));
+        let json = outcome.to_json("node1");
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             value,
@@ -650,8 +815,7 @@ mod tests {
             errors: "oh\n".into(),
             ..outcome
         };
-        let value: serde_json::Value =
-            serde_json::from_str(&outcome.to_json("h", UNIX_EPOCH)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&outcome.to_json("h")).unwrap();
         assert_eq!(value["stderr"], "oh\n");
     }
 

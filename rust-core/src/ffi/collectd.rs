@@ -1,6 +1,7 @@
 //! The daemon as it is linked.
 
 use std::ffi::{c_char, CStr};
+use std::path::PathBuf;
 use std::ptr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,6 +57,13 @@ impl Daemon for Collectd {
         unsafe { CStr::from_ptr(name) }
             .to_string_lossy()
             .into_owned()
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        // The daemon goes into its BaseDir before it initialises plugins, and stays there.
+        std::env::current_dir()
+            .unwrap_or_else(|_| PathBuf::from("/var/lib/collectd"))
+            .join("monitor")
     }
 
     fn now(&self) -> SystemTime {

@@ -5,19 +5,22 @@ pub(crate) mod connect;
 mod outbox;
 mod session;
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use rumqttc::mqttbytes::v4::{ConnAck, Publish, SubscribeReasonCode};
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Outgoing, Packet};
+use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS, Request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::daemon::Daemon;
+use crate::engine::{Delivery, Input, Output};
 use crate::protocol::{Code, Message, Outcome};
 use crate::settings;
+use crate::store::{Number, Store};
 use backoff::Backoff;
 use outbox::Outbox;
 use session::Unreleased;
@@ -35,18 +38,19 @@ const RESUBSCRIBE: Duration = Duration::from_secs(60);
 
 /// What connects the remote side to the rest of the monitor.
 pub(crate) struct Links {
-    /// The daemon, for its name and the time.
-    pub(crate) daemon: Arc<dyn Daemon>,
     /// Where messages go.
-    pub(crate) messages: Sender<Message>,
-    /// Where results come from.
-    pub(crate) outcomes: mpsc::Receiver<Outcome>,
+    pub(crate) inputs: Sender<Input>,
+    /// Where results come from, and word of what has become of messages.
+    pub(crate) outputs: mpsc::Receiver<Output>,
+    /// Where to write down that the broker has a result.
+    pub(crate) store: Arc<Mutex<Store>>,
     /// Becomes true when the monitor stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// A connection to a broker that is ready to be made.
 pub(crate) struct Remote {
+    daemon: Arc<dyn Daemon>,
     settings: settings::Remote,
     options: rumqttc::MqttOptions,
     host: String,
@@ -54,7 +58,12 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// Fills in the host's name and reads the certificates.
-    pub(crate) fn prepare(mut settings: settings::Remote, host: &str) -> Result<Self, String> {
+    pub(crate) fn prepare(
+        mut settings: settings::Remote,
+        daemon: Arc<dyn Daemon>,
+    ) -> Result<Self, String> {
+        let host = daemon.hostname();
+        let host = host.as_str();
         let uses_host = [
             Some(&settings.command_topic),
             settings.result_topic.as_ref(),
@@ -81,10 +90,13 @@ impl Remote {
             .replace("%h", host);
         let mut options = connect::options(&settings, &client_id)?;
         options.set_inflight(IN_FLIGHT);
+        // A message is acknowledged when it is in the journal.
+        options.set_manual_acks(true);
         Ok(Self {
             settings,
             options,
             host: host.to_owned(),
+            daemon,
         })
     }
 
@@ -101,6 +113,9 @@ impl Remote {
             links,
             outbox: Outbox::default(),
             unreleased: Unreleased::default(),
+            unacknowledged: HashMap::new(),
+            next_token: 0,
+            acknowledgements: VecDeque::new(),
             connected: None,
             resubscribe: None,
             refused: false,
@@ -121,6 +136,11 @@ struct Connection {
     links: Links,
     outbox: Outbox,
     unreleased: Unreleased,
+    /// Messages of this connection that are in nobody's hands yet, by token.
+    unacknowledged: HashMap<u64, (u16, QoS)>,
+    next_token: u64,
+    /// What rumqttc had no room for.
+    acknowledgements: VecDeque<(u16, QoS)>,
     backoff: Backoff,
     connected: Option<Instant>,
     /// When to ask again for a topic that was refused.
@@ -154,7 +174,7 @@ impl Connection {
                 let resubscribe = self.resubscribe.unwrap_or_else(Instant::now);
                 tokio::select! {
                     event = &mut poll => break event?,
-                    Some(outcome) = self.links.outcomes.recv() => self.take(&outcome),
+                    Some(output) = self.links.outputs.recv() => self.take(output),
                     () = sleep_until(resubscribe), if self.resubscribe.is_some() => self.subscribe(),
                     _ = self.links.stop.changed() => return Ok(()),
                 }
@@ -164,9 +184,9 @@ impl Connection {
             Event::Incoming(Packet::ConnAck(ack)) => self.arrived(&ack, events),
             Event::Incoming(Packet::Publish(publish)) => self.receive(&publish),
             Event::Incoming(Packet::SubAck(ack)) => self.subscribed(&ack.return_codes),
-            Event::Incoming(Packet::PubAck(ack)) => self.outbox.acknowledged(ack.pkid),
-            Event::Incoming(Packet::PubComp(ack)) => self.outbox.acknowledged(ack.pkid),
-            Event::Outgoing(Outgoing::Publish(packet)) => self.outbox.sent(packet),
+            Event::Incoming(Packet::PubAck(ack)) => self.acknowledged(ack.pkid),
+            Event::Incoming(Packet::PubComp(ack)) => self.acknowledged(ack.pkid),
+            Event::Outgoing(Outgoing::Publish(packet)) => self.sent(packet),
             Event::Outgoing(outgoing) => self.unreleased.sent(&outgoing),
             Event::Incoming(_) => {}
         }
@@ -182,7 +202,7 @@ impl Connection {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
-                Some(outcome) = self.links.outcomes.recv() => self.take(&outcome),
+                Some(output) = self.links.outputs.recv() => self.take(output),
                 _ = self.links.stop.changed() => return,
             }
         }
@@ -196,6 +216,10 @@ impl Connection {
             info!("connected to the broker {}", self.remote.broker());
         }
         if ack.session_present {
+            // The broker sends what was not acknowledged again, and is told then.
+            let mut pending = std::mem::take(&mut events.pending);
+            pending.retain(|request| !matches!(request, Request::PubRec(_) | Request::PubAck(_)));
+            events.pending = pending;
             self.unreleased.resume(&mut events.state);
         } else {
             self.unreleased.clear();
@@ -207,6 +231,9 @@ impl Connection {
     fn lost(&mut self, error: &ConnectionError, events: &EventLoop) {
         self.unreleased.failed(error, &events.state);
         self.resubscribe = None;
+        // The broker sends them again.
+        self.unacknowledged.clear();
+        self.acknowledgements.clear();
         let was_connected = self.connected.take();
         if was_connected.is_some_and(|since| since.elapsed() > STABLE) {
             self.backoff.reset();
@@ -263,88 +290,145 @@ impl Connection {
     }
 
     fn receive(&mut self, publish: &Publish) {
+        let delivery = Delivery {
+            token: self.next_token,
+            again: publish.dup,
+        };
+        self.next_token += 1;
+        self.unacknowledged
+            .insert(delivery.token, (publish.pkid, publish.qos));
         if self.unreleased.received(publish) {
             debug!("a message was delivered again and is passed over");
+            self.acknowledge(delivery.token);
             return;
         }
         // A kept session may still have a subscription that was configured earlier.
         if !rumqttc::matches(&publish.topic, &self.remote.settings.command_topic) {
             warn!("a message on the topic {:?} is passed over", publish.topic);
+            self.acknowledge(delivery.token);
             return;
         }
-        let message = match Message::parse(&publish.payload) {
-            Ok(message) => message,
+        let input = match Message::parse(&publish.payload) {
+            // It comes with every subscription, and nobody knows when it was sent.
+            Ok(message) if publish.retain => Input::Refused {
+                task: message.task,
+                code: Code::Retained,
+                why: "Commands must not be retained.".to_owned(),
+                delivery,
+            },
+            Ok(message) => Input::Message(message, delivery),
             Err(unreadable) => {
                 warn!(
                     bytes = publish.payload.len(),
                     "a message is not understood: {}", unreadable.reason
                 );
-                if let Some(task) = unreadable.task {
-                    let message = format!("The message is not understood: {}.", unreadable.reason);
-                    self.take(&Outcome {
-                        task,
-                        message,
-                        errors: String::new(),
-                        code: Code::Unreadable,
-                    });
+                let Some(task) = unreadable.task else {
+                    self.acknowledge(delivery.token);
+                    return;
+                };
+                Input::Refused {
+                    task,
+                    code: unreadable.code,
+                    why: format!("The message is not understood: {}.", unreadable.reason),
+                    delivery,
                 }
-                return;
             }
         };
-        if publish.retain {
-            // It comes with every subscription, and nobody knows when it was sent.
-            warn!(task = %message.task, "refused: the broker had kept the message");
-            let text = "Commands must not be retained.".to_owned();
-            self.take(&Outcome {
-                task: message.task,
-                message: text,
-                errors: String::new(),
-                code: Code::Retained,
-            });
-            return;
-        }
-        match self.links.messages.try_send(message) {
+        match self.links.inputs.try_send(input) {
             Ok(()) => {}
-            Err(TrySendError::Full(message)) => {
-                warn!(task = %message.task, "refused: too many messages are waiting");
-                let text = "Too many messages are waiting.".to_owned();
-                self.take(&Outcome {
-                    task: message.task,
-                    message: text,
+            Err(TrySendError::Full(input)) => {
+                let task = match input {
+                    Input::Message(message, _) => message.task,
+                    Input::Refused { task, .. } => task,
+                };
+                warn!(%task, "refused: too many messages are waiting");
+                let outcome = Outcome {
+                    task,
+                    message: "Too many messages are waiting.".to_owned(),
                     errors: String::new(),
                     code: Code::Busy,
-                });
+                    at: self.remote.daemon.now(),
+                };
+                let number = self.store().answer(&outcome);
+                self.result(number, &outcome);
+                self.acknowledge(delivery.token);
             }
-            Err(TrySendError::Disconnected(message)) => {
-                let text = "The monitor is stopping.".to_owned();
-                self.take(&Outcome {
-                    task: message.task,
-                    message: text,
-                    errors: String::new(),
-                    code: Code::Interrupted,
-                });
-            }
+            // The monitor stops. Whoever comes after it gets the message again.
+            Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
-    /// Takes a result.
-    fn take(&mut self, outcome: &Outcome) {
-        if self.remote.settings.result_topic.is_none() {
-            debug!(task = %outcome.task, "no result is sent, because there is no CommandResultTopic");
-            return;
-        }
-        let json = outcome.to_json(&self.remote.host, self.links.daemon.now());
-        if let Some(dropped) = self.outbox.push(json.into_bytes()) {
-            warn!(
-                dropped,
-                "results were dropped, because the broker was away for too long"
-            );
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // A panic is reported where it is caught; the journal is only ever changed as a whole.
+        self.links
+            .store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the engine says.
+    fn take(&mut self, output: Output) {
+        match output {
+            Output::Acknowledge(token) => self.acknowledge(token),
+            Output::Result(number, outcome) => self.result(number, &outcome),
         }
         self.send();
     }
 
-    /// Hands results to rumqttc, as many as may be under way.
+    /// A message is in good hands. If it came with an earlier connection, it comes again.
+    fn acknowledge(&mut self, token: u64) {
+        if let Some((packet, qos)) = self.unacknowledged.remove(&token) {
+            self.unreleased.accepted(packet);
+            if qos != QoS::AtMostOnce {
+                self.acknowledgements.push_back((packet, qos));
+            }
+        }
+    }
+
+    fn result(&mut self, number: Number, outcome: &Outcome) {
+        if self.remote.settings.result_topic.is_none() {
+            debug!(task = %outcome.task, "no result is sent, because there is no CommandResultTopic");
+            self.store().delivered(number);
+            return;
+        }
+        let json = outcome.to_json(&self.remote.host);
+        let dropped = self.outbox.push(number, json.into_bytes());
+        if !dropped.is_empty() {
+            let mut store = self.store();
+            for number in dropped {
+                store.dropped(number);
+            }
+            let all = store.losses().results;
+            drop(store);
+            warn!("{all} results were dropped, because the broker was away for too long");
+        }
+    }
+
+    /// rumqttc has sent a result.
+    fn sent(&mut self, packet: u16) {
+        if let Some(number) = self.outbox.sent(packet) {
+            self.store().delivered(number);
+        }
+    }
+
+    /// The broker has a result.
+    fn acknowledged(&mut self, packet: u16) {
+        if let Some(number) = self.outbox.acknowledged(packet) {
+            self.store().delivered(number);
+        }
+    }
+
+    /// Hands acknowledgements to rumqttc, and as many results as may be under way.
     fn send(&mut self) {
+        while let Some((packet, qos)) = self.acknowledgements.front() {
+            let mut publish = Publish::new("", *qos, Vec::new());
+            publish.pkid = *packet;
+            if let Err(error) = self.client.try_ack(&publish) {
+                debug!("there is no room to acknowledge yet: {error}");
+                return;
+            }
+            self.acknowledgements.pop_front();
+        }
         let Some(topic) = &self.remote.settings.result_topic else {
             return;
         };
@@ -363,28 +447,29 @@ impl Connection {
 
     /// Gives what is known a chance to reach the broker, and says goodbye.
     async fn leave(&mut self, events: &mut EventLoop) {
-        while let Ok(outcome) = self.links.outcomes.try_recv() {
-            self.take(&outcome);
+        while let Ok(output) = self.links.outputs.try_recv() {
+            self.take(output);
         }
         if self.connected.is_none() {
             if !self.outbox.is_empty() {
-                warn!("stopping without a broker; results are lost");
+                warn!("stopping without a broker; results are kept for the next start");
             }
             return;
         }
         let deadline = Instant::now() + STOP_PATIENCE;
-        while !self.outbox.is_empty() {
+        while !self.outbox.is_empty() || !self.acknowledgements.is_empty() {
             match timeout_at(deadline, events.poll()).await {
-                Ok(Ok(Event::Outgoing(Outgoing::Publish(packet)))) => self.outbox.sent(packet),
-                Ok(Ok(Event::Incoming(Packet::PubAck(ack)))) => self.outbox.acknowledged(ack.pkid),
-                Ok(Ok(Event::Incoming(Packet::PubComp(ack)))) => self.outbox.acknowledged(ack.pkid),
+                Ok(Ok(Event::Outgoing(Outgoing::Publish(packet)))) => self.sent(packet),
+                Ok(Ok(Event::Incoming(Packet::PubAck(ack)))) => self.acknowledged(ack.pkid),
+                Ok(Ok(Event::Incoming(Packet::PubComp(ack)))) => self.acknowledged(ack.pkid),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
-                    warn!("stopping; results are lost: {}", connect::describe(&error));
+                    let why = connect::describe(&error);
+                    warn!("stopping; results are kept for the next start: {why}");
                     return;
                 }
                 Err(_) => {
-                    warn!("stopping; the broker does not take results any more, and they are lost");
+                    warn!("stopping; the broker takes no more results, which are kept for the next start");
                     break;
                 }
             }
@@ -411,7 +496,12 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::FakeDaemon;
     use crate::settings::{Block, Settings, Value};
+
+    fn daemon(host: &str) -> Arc<dyn Daemon> {
+        Arc::new(FakeDaemon::new(host))
+    }
 
     fn settings(topic: &str) -> settings::Remote {
         let block = Block::option("Plugin", [Value::from("monitor")])
@@ -423,7 +513,7 @@ mod tests {
 
     #[test]
     fn the_host_name_is_filled_in() {
-        let remote = Remote::prepare(settings("commands/%h/x"), "node1").unwrap();
+        let remote = Remote::prepare(settings("commands/%h/x"), daemon("node1")).unwrap();
         assert_eq!(remote.settings.command_topic, "commands/node1/x");
         assert_eq!(
             remote.settings.result_topic.as_deref(),
@@ -437,7 +527,7 @@ mod tests {
     fn a_host_name_that_means_something_to_mqtt_is_refused() {
         for host in ["a/b", "+", "#", ""] {
             assert!(
-                Remote::prepare(settings("commands/%h"), host).is_err(),
+                Remote::prepare(settings("commands/%h"), daemon(host)).is_err(),
                 "{host}"
             );
         }

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::store::Number;
+
 /// How many results may be on their way at once.
 const WINDOW: usize = 16;
 /// How many results are kept.
@@ -24,6 +26,8 @@ enum State {
 
 #[derive(Debug)]
 struct Item {
+    /// What the journal calls it.
+    result: Number,
     number: u64,
     payload: Vec<u8>,
     state: State,
@@ -37,14 +41,12 @@ pub(super) struct Outbox {
     by_packet: HashMap<u16, u64>,
     next_number: u64,
     handed: u64,
-    dropped: u64,
 }
 
 impl Outbox {
-    /// Adds a result. If there is no room, the oldest one that was not sent yet is dropped; returns how many
-    /// were dropped in all if that happened.
-    pub(super) fn push(&mut self, payload: Vec<u8>) -> Option<u64> {
-        let before = self.dropped;
+    /// Adds a result. If there is no room, the oldest ones that were not sent yet are dropped, and returned.
+    pub(super) fn push(&mut self, result: Number, payload: Vec<u8>) -> Vec<Number> {
+        let mut dropped = Vec::new();
         while self.items.len() >= CAPACITY || self.bytes + payload.len() > CAPACITY_BYTES {
             // What rumqttc has cannot be taken back; there is little of it.
             let Some(at) = self
@@ -56,17 +58,18 @@ impl Outbox {
             };
             if let Some(item) = self.items.remove(at) {
                 self.bytes -= item.payload.len();
-                self.dropped += 1;
+                dropped.push(item.result);
             }
         }
         self.bytes += payload.len();
         self.items.push_back(Item {
+            result,
             number: self.next_number,
             payload,
             state: State::Waiting,
         });
         self.next_number += 1;
-        (self.dropped > before).then_some(self.dropped)
+        dropped
     }
 
     /// Whether every result has reached the broker.
@@ -103,10 +106,11 @@ impl Outbox {
         }
     }
 
-    /// rumqttc has sent a result: the oldest that it was handed, or one again.
-    pub(super) fn sent(&mut self, packet: u16) {
+    /// rumqttc has sent a result: the oldest that it was handed, or one again. Returns the result if this was
+    /// all that will be heard of it.
+    pub(super) fn sent(&mut self, packet: u16) -> Option<Number> {
         if packet != 0 && self.by_packet.contains_key(&packet) {
-            return;
+            return None;
         }
         let oldest = self
             .items
@@ -116,22 +120,21 @@ impl Outbox {
                 _ => None,
             })
             .min_by_key(|(n, _)| *n);
-        let Some((n, item)) = oldest else { return };
+        let (n, item) = oldest?;
         item.state = State::Sent(n);
         let number = item.number;
         if packet == 0 {
             // At QoS 0 nobody says more.
-            self.remove(number);
-        } else {
-            self.by_packet.insert(packet, number);
+            return self.remove(number);
         }
+        self.by_packet.insert(packet, number);
+        None
     }
 
-    /// The broker has a result.
-    pub(super) fn acknowledged(&mut self, packet: u16) {
-        if let Some(number) = self.by_packet.remove(&packet) {
-            self.remove(number);
-        }
+    /// The broker has a result. Returns which.
+    pub(super) fn acknowledged(&mut self, packet: u16) -> Option<Number> {
+        let number = self.by_packet.remove(&packet)?;
+        self.remove(number)
     }
 
     /// The broker has forgotten the session, and rumqttc what it was handed: everything is sent again.
@@ -142,12 +145,11 @@ impl Outbox {
         }
     }
 
-    fn remove(&mut self, number: u64) {
-        if let Some(at) = self.items.iter().position(|item| item.number == number) {
-            if let Some(item) = self.items.remove(at) {
-                self.bytes -= item.payload.len();
-            }
-        }
+    fn remove(&mut self, number: u64) -> Option<Number> {
+        let at = self.items.iter().position(|item| item.number == number)?;
+        let item = self.items.remove(at)?;
+        self.bytes -= item.payload.len();
+        Some(item.result)
     }
 }
 
@@ -158,7 +160,8 @@ mod tests {
     fn outbox(count: usize) -> Outbox {
         let mut outbox = Outbox::default();
         for number in 0..count {
-            assert_eq!(outbox.push(number.to_string().into_bytes()), None);
+            let payload = number.to_string().into_bytes();
+            assert_eq!(outbox.push(100 + number as u64, payload), [0; 0]);
         }
         outbox
     }
@@ -176,14 +179,14 @@ mod tests {
     fn a_result_is_kept_until_it_is_acknowledged() {
         let mut outbox = outbox(2);
         assert_eq!(hand_over(&mut outbox), ["0", "1"]);
-        outbox.sent(1);
-        outbox.sent(2);
-        outbox.acknowledged(2);
+        assert_eq!(outbox.sent(1), None);
+        assert_eq!(outbox.sent(2), None);
+        assert_eq!(outbox.acknowledged(2), Some(101));
         assert!(!outbox.is_empty());
-        outbox.acknowledged(2);
-        outbox.acknowledged(9);
+        assert_eq!(outbox.acknowledged(2), None);
+        assert_eq!(outbox.acknowledged(9), None);
         assert!(!outbox.is_empty());
-        outbox.acknowledged(1);
+        assert_eq!(outbox.acknowledged(1), Some(100));
         assert!(outbox.is_empty());
         assert_eq!(outbox.bytes, 0);
     }
@@ -192,9 +195,9 @@ mod tests {
     fn at_qos_0_sent_is_all() {
         let mut outbox = outbox(2);
         hand_over(&mut outbox);
-        outbox.sent(0);
+        assert_eq!(outbox.sent(0), Some(100));
         assert!(!outbox.is_empty());
-        outbox.sent(0);
+        assert_eq!(outbox.sent(0), Some(101));
         assert!(outbox.is_empty());
     }
 
@@ -244,7 +247,7 @@ mod tests {
         outbox.sent(1);
         let mut packet = 1;
         loop {
-            outbox.push(vec![0]);
+            outbox.push(0, vec![0]);
             if hand_over(&mut outbox).is_empty() {
                 break;
             }
@@ -259,16 +262,16 @@ mod tests {
     fn what_does_not_fit_is_dropped_from_the_front_and_counted() {
         let mut outbox = outbox(CAPACITY);
         outbox.handed();
-        assert_eq!(outbox.push(b"new".to_vec()), Some(1));
-        assert_eq!(outbox.push(b"newer".to_vec()), Some(2));
+        assert_eq!(outbox.push(1, b"new".to_vec()), [101]);
+        assert_eq!(outbox.push(2, b"newer".to_vec()), [102]);
         // The first one is under way and stays.
         outbox.start_over();
         assert_eq!(outbox.next(), Some(&b"0"[..]));
         assert_eq!(outbox.items[1].payload, b"3");
 
         let mut outbox = Outbox::default();
-        outbox.push(vec![0; CAPACITY_BYTES]);
-        assert_eq!(outbox.push(vec![0; 10]), Some(1));
+        outbox.push(7, vec![0; CAPACITY_BYTES]);
+        assert_eq!(outbox.push(8, vec![0; 10]), [7]);
         assert_eq!((outbox.items.len(), outbox.bytes), (1, 10));
     }
 }

@@ -4,19 +4,35 @@
 //! broker remembers, releases them, and rumqttc takes that for a violation and closes the connection: with a
 //! kept session, for ever. So they are remembered here, and put back after each reconnection.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use rumqttc::mqttbytes::v4::{PubRel, Publish};
 use rumqttc::{ConnectionError, Event, MqttState, Outgoing, Packet, QoS, StateError};
 
-/// The packet ids of QoS 2 messages that were received and not yet released.
+/// The packet ids of QoS 2 messages that were received and not yet released, and whether they are in good
+/// hands.
 #[derive(Debug, Default)]
-pub(super) struct Unreleased(BTreeSet<u16>);
+pub(super) struct Unreleased(BTreeMap<u16, bool>);
 
 impl Unreleased {
-    /// Takes note of a message. Says whether it came before, and is only repeated.
+    /// Takes note of a message. Says whether it came before, is only repeated, and needs nothing but to be
+    /// acknowledged once more.
     pub(super) fn received(&mut self, publish: &Publish) -> bool {
-        publish.qos == QoS::ExactlyOnce && !self.0.insert(publish.pkid) && publish.dup
+        if publish.qos != QoS::ExactlyOnce {
+            return false;
+        }
+        if publish.dup && self.0.get(&publish.pkid) == Some(&true) {
+            return true;
+        }
+        self.0.insert(publish.pkid, false);
+        false
+    }
+
+    /// A message is in good hands.
+    pub(super) fn accepted(&mut self, packet: u16) {
+        if let Some(accepted) = self.0.get_mut(&packet) {
+            *accepted = true;
+        }
     }
 
     /// Takes note of what was sent.
@@ -33,14 +49,14 @@ impl Unreleased {
         };
         let release = Event::Incoming(Packet::PubRel(PubRel { pkid: *packet }));
         if state.events.back() == Some(&release) {
-            self.0.insert(*packet);
+            self.0.insert(*packet, true);
         }
     }
 
     /// After a reconnection, tells rumqttc what it has forgotten.
     pub(super) fn resume(&self, state: &mut MqttState) {
         let events = state.events.len();
-        for packet in &self.0 {
+        for packet in self.0.keys() {
             let mut publish = Publish::new("", QoS::ExactlyOnce, Vec::new());
             publish.pkid = *packet;
             // The answer to this message was sent when it really came.
@@ -76,6 +92,9 @@ mod tests {
     fn a_message_that_is_repeated_is_recognised() {
         let mut unreleased = Unreleased::default();
         assert!(!unreleased.received(&publish(1, false)));
+        // Nobody has it yet, so whoever was to take it must be asked again.
+        assert!(!unreleased.received(&publish(1, true)));
+        unreleased.accepted(1);
         assert!(unreleased.received(&publish(1, true)));
         unreleased.sent(&Outgoing::PubComp(1));
         assert!(!unreleased.received(&publish(1, false)));
@@ -85,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_release_after_reconnection_is_accepted() {
-        let mut state = MqttState::new(10, false);
+        let mut state = MqttState::new(10, true);
         let mut unreleased = Unreleased::default();
         unreleased.received(&publish(5, false));
         state
@@ -105,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_release_from_before_a_restart_is_accepted_at_the_second_attempt() {
-        let mut state = MqttState::new(10, false);
+        let mut state = MqttState::new(10, true);
         let mut unreleased = Unreleased::default();
         let error = release(&mut state, 9).unwrap_err().into();
         unreleased.failed(&error, &state);
@@ -116,7 +135,7 @@ mod tests {
 
     #[test]
     fn other_errors_are_not_taken_for_a_release() {
-        let mut state = MqttState::new(10, false);
+        let mut state = MqttState::new(10, true);
         let mut unreleased = Unreleased::default();
         let ack = Packet::PubAck(rumqttc::mqttbytes::v4::PubAck { pkid: 3 });
         let error = ConnectionError::from(state.handle_incoming_packet(ack).unwrap_err());

@@ -83,6 +83,10 @@ impl Client {
                 command.env(name, value);
             }
         }
+        #[cfg(debug_assertions)]
+        if let Some(value) = std::env::var_os(crate::boundary::VARIABLE) {
+            command.env(crate::boundary::VARIABLE, value);
+        }
         let mut child = command.spawn().map_err(|e| fail("cannot be started", &e))?;
         // The command holds a copy of the helper's end, which would hide that the helper closes its own.
         drop(command);

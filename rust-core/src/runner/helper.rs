@@ -14,6 +14,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process_group, pidfd_open, Pid, PidfdFlags, Signal};
 
 use super::{read_frame, write_frame, End, Job, Report, PROTOCOL};
+use crate::boundary::{self, Boundary};
 use crate::ffi::os;
 use crate::settings::Program;
 
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     os::forget_parent();
+    boundary::helper_begins();
     match stdin.as_fd().try_clone_to_owned() {
         Ok(socket) => serve(UnixStream::from(socket)),
         Err(_) => ExitCode::FAILURE,
@@ -122,7 +124,10 @@ fn run(job: &Job, stopped: BorrowedFd<'_>) -> Report {
         output: String::new(),
         errors: String::new(),
     };
-    let child = match command.spawn() {
+    boundary::reached_by_helper(Boundary::BeforeFork);
+    let spawned = command.spawn();
+    boundary::reached_by_helper(Boundary::AfterExec);
+    let child = match spawned {
         Ok(child) => child,
         // As a shell says it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return exited(127),
@@ -222,7 +227,9 @@ fn watch(mut child: Child, job: &Job, stopped: BorrowedFd<'_>) -> io::Result<(En
         }
         Phase::Killed(until, _) => wait_for_group(group, until),
     }
+    boundary::reached_by_helper(Boundary::BeforeWait);
     let status = child.wait()?;
+    boundary::reached_by_helper(Boundary::AfterWait);
     let end = match phase {
         Phase::Running(_) => End::Exited(shell_status(status)),
         Phase::Terminating(_, end) | Phase::Killed(_, end) => end,

@@ -61,6 +61,28 @@ pub struct Settings {
     pub services: ServicesSource,
     /// The program that runs them, where it is not the installed one.
     pub helper: Option<PathBuf>,
+    /// Where the journal is, if not where the daemon keeps such things.
+    pub state_dir: Option<PathBuf>,
+    /// How old messages may be.
+    pub freshness: Freshness,
+}
+
+/// How old messages may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// The oldest that is acted upon; none where any may be.
+    pub max_age: Option<Duration>,
+    /// Whether a message must say when it was sent.
+    pub require_timestamp: bool,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            max_age: Some(Duration::from_secs(300)),
+            require_timestamp: false,
+        }
+    }
 }
 
 /// The broker and the topics.
@@ -194,9 +216,12 @@ enum Setting {
     LogLevel,
     LocalMonitorConfigDir,
     HelperPath,
+    StateDir,
+    MaxAge,
+    RequireTimestamp,
 }
 
-const KEYS: [(&str, Setting); 18] = [
+const KEYS: [(&str, Setting); 21] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -215,6 +240,9 @@ const KEYS: [(&str, Setting); 18] = [
     ("LogLevel", Setting::LogLevel),
     ("LocalMonitorConfigDir", Setting::LocalMonitorConfigDir),
     ("HelperPath", Setting::HelperPath),
+    ("StateDir", Setting::StateDir),
+    ("MaxAge", Setting::MaxAge),
+    ("RequireTimestamp", Setting::RequireTimestamp),
 ];
 
 impl Setting {
@@ -345,7 +373,8 @@ fn take_json(name: &str, value: Located, given: &mut Given, problems: &mut Probl
 /// What a setting takes, for a message.
 fn expected(key: Setting) -> &'static str {
     match key {
-        Setting::Secure | Setting::CleanSession => "a boolean",
+        Setting::Secure | Setting::CleanSession | Setting::RequireTimestamp => "a boolean",
+        Setting::MaxAge => "a number of seconds from 1 to 604800, or 0 for any age",
         Setting::QoS => "0, 1 or 2",
         Setting::ReconnectInterval => "a number of seconds from 0.1 to 86400",
         Setting::KeepAlive => "a whole number of seconds from 5 to 3600",
@@ -362,7 +391,17 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
     };
     let wrong_type = || Err(format!("must be {}, not {kind}", expected(key)));
     match (key, value) {
-        (Setting::Secure | Setting::CleanSession, Value::Flag(flag)) => Ok(Checked::Flag(flag)),
+        (
+            Setting::Secure | Setting::CleanSession | Setting::RequireTimestamp,
+            Value::Flag(flag),
+        ) => Ok(Checked::Flag(flag)),
+        (Setting::MaxAge, Value::Number(seconds)) => {
+            if seconds == 0.0 || (1.0..=604_800.0).contains(&seconds) {
+                Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
+            } else {
+                Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
         (Setting::QoS, Value::Number(level)) => {
             [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
                 .into_iter()
@@ -390,7 +429,9 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
             | Setting::CleanSession
             | Setting::QoS
             | Setting::ReconnectInterval
-            | Setting::KeepAlive,
+            | Setting::KeepAlive
+            | Setting::MaxAge
+            | Setting::RequireTimestamp,
             _,
         ) => wrong_type(),
         (_, Value::Text(text)) => check_text(key, text),
@@ -431,6 +472,7 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         Setting::CommandResultTopic if !rumqttc::valid_topic(&text) || text.len() > MAX_TOPIC => {
             Err("is not a topic to publish to: it must not hold + or #".to_owned())
         }
+        Setting::StateDir if !text.starts_with('/') => Err("must be an absolute path".to_owned()),
         _ => Ok(Checked::Text(text)),
     }
 }
@@ -565,6 +607,15 @@ fn assemble(
         rules: text(&mut given, Setting::LocalMonitorConfigDir).map(PathBuf::from),
         helper: text(&mut given, Setting::HelperPath).map(PathBuf::from),
         services: ServicesSource::new(file, from_block),
+        state_dir: text(&mut given, Setting::StateDir).map(PathBuf::from),
+        freshness: Freshness {
+            max_age: match interval(&mut given, Setting::MaxAge) {
+                None => Freshness::default().max_age,
+                Some(Duration::ZERO) => None,
+                age => age,
+            },
+            require_timestamp: flag(&mut given, Setting::RequireTimestamp).unwrap_or(false),
+        },
     };
     if settings.remote.is_none() && settings.rules.is_none() {
         problems.block(

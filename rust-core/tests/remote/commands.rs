@@ -3,10 +3,11 @@
 use crate::support::{
     broker_is_installed, is_gone, process, rubbish, Broker, Sender, SOON, WRONG_TYPES,
 };
-use crate::{write_config, Running};
+use crate::{block, write_config, Running};
 use collectd_live_tests::eventually;
 use rustix::process::{kill_process, kill_process_group, Signal};
 use std::fs;
+use std::rc::Rc;
 
 #[test]
 fn a_command_is_run_and_answered() {
@@ -158,6 +159,77 @@ fn commands_overlap_and_an_id_is_taken_while_its_task_runs() {
 }
 
 #[test]
+fn a_task_runs_once_however_often_it_comes() {
+    if !broker_is_installed("a_task_runs_once_however_often_it_comes") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    let dir = Rc::clone(&monitor.dir);
+    let message = sender.command("1", "count", "up");
+    let first = sender.result("1");
+    assert_eq!(
+        (&first["message"], &first["code"]),
+        (&"counted".into(), &0.into())
+    );
+    for round in 2..=4 {
+        sender.publish("commands", message.as_str());
+        let all = eventually("the recorded result", SOON, || {
+            Some(sender.results("1")).filter(|all| all.len() == round)
+        });
+        assert_eq!(all[round - 1], first);
+    }
+    // Another monitor knows it as well.
+    drop(monitor);
+    let monitor = Running::in_dir(block(&broker), &dir).listening();
+    sender.publish("commands", message.as_str());
+    let all = eventually("the recorded result", SOON, || {
+        Some(sender.results("1")).filter(|all| all.len() == 5)
+    });
+    assert_eq!(all[4], first);
+    assert_eq!(monitor.file("count"), "up\n");
+    // The same id with another time is another task.
+    let later = message.replace("Z\"", ".5Z\"");
+    sender.publish("commands", later);
+    eventually("it runs", SOON, || {
+        (monitor.file("count") == "up\nup\n").then_some(())
+    });
+}
+
+#[test]
+fn what_is_too_old_or_too_long_is_refused_by_name() {
+    if !broker_is_installed("what_is_too_old_or_too_long_is_refused_by_name") {
+        return;
+    }
+    let broker = Broker::start();
+    let monitor = Running::start(&broker).listening();
+    let sender = Sender::listen(&broker, "results");
+    let send = |task: &str, rest: &str| {
+        let text = format!(r#"{{"task_id":{task},"service":"count","command":"up",{rest}}}"#);
+        sender.publish("commands", text);
+        sender.code_and_message(task).0
+    };
+    assert_eq!(send("1", r#""timestamp":"2020-11-26T00:41:19Z""#), 0x3008);
+    assert_eq!(send("2", r#""timestamp":"2120-11-26T00:41:19Z""#), 0x3009);
+    assert_eq!(send("3", r#""timestamp":"just now""#), 0x300a);
+    assert_eq!(
+        send("4", &format!(r#""x":"{}""#, "x".repeat(2 << 20))),
+        0x300b
+    );
+    assert!(!monitor.dir.path().join("count").exists());
+    drop(monitor);
+
+    let block = block(&broker)
+        .with("RequireTimestamp", true)
+        .with("MaxAge", 0.0);
+    let monitor = Running::with(block).listening();
+    assert_eq!(send("5", r#""x":0"#), 0x300a);
+    assert_eq!(send("6", r#""timestamp":"2020-11-26T00:41:19Z""#), 0);
+    drop(monitor);
+}
+
+#[test]
 fn standard_error_is_a_field_of_its_own() {
     if !broker_is_installed("standard_error_is_a_field_of_its_own") {
         return;
@@ -195,6 +267,27 @@ fn actions_of_a_service_take_turns_unless_they_may_share() {
     sender.command("7", "turns", "share");
     assert_eq!(sender.code_and_message("6").0, 0);
     assert_eq!(sender.code_and_message("7").0, 0);
+}
+
+#[test]
+fn a_hundred_at_once_are_all_run() {
+    if !broker_is_installed("a_hundred_at_once_are_all_run") {
+        return;
+    }
+    for qos in [0.0, 1.0, 2.0] {
+        let broker = Broker::start();
+        let monitor = Running::with(block(&broker).with("QoS", qos)).listening();
+        let sender = Sender::listen(&broker, "results");
+        // mosquitto 2.0.11 loses track of a client that has more than 20 of QoS 2 under way.
+        let others: Vec<_> = (0..6).map(|_| Sender::listen(&broker, "none")).collect();
+        for task in 0..100 {
+            others[task % others.len()].command(&task.to_string(), "count", "up");
+        }
+        for task in 0..100 {
+            assert_eq!(sender.code_and_message(&task.to_string()).0, 0);
+        }
+        assert_eq!(monitor.file("count"), "up\n".repeat(100));
+    }
 }
 
 #[test]

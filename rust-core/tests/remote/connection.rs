@@ -6,6 +6,7 @@ use collectd_live_tests::eventually;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 
 #[test]
 fn a_broker_that_is_absent_at_start_is_found_later() {
@@ -52,6 +53,37 @@ fn a_broker_that_comes_back_is_found_and_results_have_waited() {
                 .filter(|l| l.contains("Received PUBLISH from collectd-monitor-node1"));
             (sent.count() >= 2).then_some(())
         });
+    }
+}
+
+#[test]
+fn a_result_waits_for_the_broker_even_across_a_restart_of_the_monitor() {
+    if !broker_is_installed("a_result_waits_for_the_broker_even_across_a_restart_of_the_monitor") {
+        return;
+    }
+    for qos in [0.0, 1.0, 2.0] {
+        let mut broker = Broker::start();
+        let monitor = Running::with(block(&broker).with("QoS", qos)).listening();
+        let dir = Rc::clone(&monitor.dir);
+        let sender = Sender::listen(&broker, "results");
+        sender.command("1", "slow", "two");
+        monitor.logged("started task=1", 1);
+        broker.kill();
+        monitor.logged("finished", 1);
+        monitor.monitor.shutdown();
+        assert_eq!(monitor.daemon.count("are kept for the next start"), 1);
+        drop((monitor, sender));
+        broker.start_again();
+        let sender = Sender::listen(&broker, "results");
+        let monitor = Running::in_dir(block(&broker).with("QoS", qos), &dir);
+        let expected = (0, "two".to_owned());
+        assert_eq!(sender.code_and_message("1"), expected);
+        drop(monitor);
+        // Now the broker has it.
+        let _monitor = Running::in_dir(block(&broker).with("QoS", qos), &dir).listening();
+        sender.command("2", "hello", "exec");
+        assert_eq!(sender.code_and_message("2").0, 0);
+        assert_eq!(sender.results("1").len(), 1);
     }
 }
 

@@ -9,6 +9,7 @@ mod connection;
 
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use collectd_live::daemon::Daemon;
@@ -25,7 +26,7 @@ const HELPER: &str = env!("CARGO_BIN_EXE_collectd-live-runner");
 struct Running {
     daemon: Arc<FakeDaemon>,
     monitor: Monitor,
-    dir: tempfile::TempDir,
+    dir: Rc<tempfile::TempDir>,
 }
 
 /// The block of a monitor that talks to this broker.
@@ -41,6 +42,7 @@ fn block(broker: &Broker) -> Block {
 /// The services that most tests use.
 const SERVICES: &str = r#"{
     "hello": { "commands": { "exec": "echo Hello World!" } },
+    "count": { "commands": { "up": "echo up >> DIR/count; echo counted" } },
     "exit": { "Commands": {
         "three": "exit 3", "missing": "/nonexistent/program", "killed": "kill -9 $$",
         "argv": { "argv": ["/nonexistent/program"] } } },
@@ -70,7 +72,13 @@ impl Running {
     }
 
     fn with(block: Block) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::in_dir(block, &Rc::new(tempfile::tempdir().expect("a directory")))
+    }
+
+    /// A monitor whose files are there, where another one may have left some.
+    fn in_dir(block: Block, dir: &Rc<tempfile::TempDir>) -> Self {
+        let state = dir.path().join("state");
+        let block = block.with("StateDir", state.to_str().expect("UTF-8"));
         write_config(dir.path(), SERVICES);
         let path = dir.path().join("config.json");
         let block = block.with("MonitorConfigPath", path.to_str().expect("UTF-8"));
@@ -85,7 +93,7 @@ impl Running {
         Self {
             daemon,
             monitor,
-            dir,
+            dir: Rc::clone(dir),
         }
     }
 

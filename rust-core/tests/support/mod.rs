@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use collectd_live::clock::iso8601;
 use collectd_live_tests::{eventually, skip};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use rustix::process::Pid;
@@ -227,12 +228,24 @@ impl Sender {
             .expect("room");
     }
 
-    /// Publishes a command.
-    pub(crate) fn command(&self, task: &str, service: &str, command: &str) {
+    /// Publishes a command. Returns the message.
+    pub(crate) fn command(&self, task: &str, service: &str, command: &str) -> String {
+        let now = iso8601(SystemTime::now());
         let text = format!(
-            r#"{{"task_id":{task},"timestamp":"2020-11-26T00:41:19Z","service":"{service}","command":"{command}"}}"#
+            r#"{{"task_id":{task},"timestamp":"{now}","service":"{service}","command":"{command}"}}"#
         );
-        self.publish("commands", text);
+        self.publish("commands", text.as_str());
+        text
+    }
+
+    /// Every result of a task so far.
+    pub(crate) fn results(&self, task: &str) -> Vec<serde_json::Value> {
+        let start = format!("{{\"task_id\":{task},");
+        let received = self.received();
+        let results = received.iter().filter(|text| text.starts_with(&start));
+        results
+            .map(|text| serde_json::from_str(text).expect("JSON"))
+            .collect()
     }
 
     /// What came so far.
@@ -278,7 +291,7 @@ impl Drop for Sender {
 
 /// Messages that are not answered: they have no task id, are not UTF-8, or are longer than any message.
 pub(crate) fn rubbish() -> Vec<Vec<u8>> {
-    let mut big = br#"{"task_id":99,"service":"hello","command":"exec","x":""#.to_vec();
+    let mut big = br#"{"no task_id":99,"service":"hello","command":"exec","x":""#.to_vec();
     big.resize(3 << 20, b'x');
     big.extend_from_slice(b"\"}");
     let small: [&[u8]; 15] = [

@@ -1,0 +1,558 @@
+//! Records in a file of fixed size.
+//!
+//! The file has two halves. Records are appended to one; when it is full, those that still matter are written
+//! to the other, which then takes over. A half has a header, and takes over when its header is written, so
+//! that a crash at any moment leaves one of the two in force. Nothing is ever allocated after the file was
+//! made, so a full filesystem does not matter.
+//!
+//! Everything is checked by a CRC. Records also have the generation of their half: what is left of an older
+//! one is not mistaken for theirs. A damaged record is skipped, and those behind it are still found.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::crc::crc32;
+
+/// The header has a block for itself.
+const HEADER: usize = 4096;
+const MAGIC: [u8; 8] = *b"clvjrnl\n";
+/// The version of this layout. What the records say has room to grow in itself.
+const VERSION: u32 = 1;
+/// Magic, version, zero, length of a half, generation, CRC of all that.
+const HEADER_USED: usize = 36;
+/// CRC of the rest, length of the payload, generation, number.
+const FRAME: usize = 24;
+const ALIGNMENT: usize = 8;
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(super) enum Medium {
+    File(File),
+    /// Where no file can be had. Ends with the process.
+    Memory(Vec<u8>),
+}
+
+impl Medium {
+    fn read(&self, at: usize, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        match self {
+            Medium::File(file) => file.read_exact_at(&mut bytes, at as u64)?,
+            Medium::Memory(memory) => {
+                let part = memory.get(at..at + length);
+                bytes.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Medium::File(file) => file.write_all_at(bytes, at as u64),
+            Medium::Memory(memory) => {
+                let part = memory.get_mut(at..at + bytes.len());
+                part.ok_or(io::ErrorKind::WriteZero)?.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match self {
+            Medium::File(file) => file.sync_data(),
+            Medium::Memory(_) => Ok(()),
+        }
+    }
+}
+
+/// Where a record is. Valid until the halves change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    at: usize,
+    length: usize,
+}
+
+impl Place {
+    /// How much room the record takes.
+    pub(super) fn size(self) -> usize {
+        size(self.length)
+    }
+}
+
+/// How much room a payload takes.
+pub(super) fn size(payload: usize) -> usize {
+    (FRAME + payload).next_multiple_of(ALIGNMENT)
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Io(io::Error),
+    /// It is of a version that is not known here.
+    Version(u32),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        OpenError::Io(error)
+    }
+}
+
+/// Why a record was not written.
+#[derive(Debug)]
+pub(super) enum AppendError {
+    Io(io::Error),
+    /// The half is full.
+    Full,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    medium: Medium,
+    /// The length of a half.
+    half: usize,
+    /// Which half is in force.
+    active: usize,
+    generation: u64,
+    /// Where the next record goes, within the half.
+    end: usize,
+    next_number: u64,
+}
+
+struct Header {
+    generation: u64,
+    half: usize,
+}
+
+impl Log {
+    /// Opens what is in the file, or begins anew where there is nothing. A file must have the length of both
+    /// halves. The function is told each record that is found, in order. Returns how many stretches of the
+    /// file were damaged, too.
+    pub(super) fn open(
+        medium: Medium,
+        half: usize,
+        each: &mut dyn FnMut(Place, &[u8]),
+    ) -> Result<(Self, usize), OpenError> {
+        let mut best: Option<(usize, Header)> = None;
+        let mut other_version = None;
+        for which in 0..2 {
+            // The second half is where the first one says that it is, if that can be read.
+            let length = best.as_ref().map_or(half, |(_, header)| header.half);
+            match read_header(&medium, which * length) {
+                Ok(Some(header)) => {
+                    let newer = best
+                        .as_ref()
+                        .is_none_or(|(_, best)| header.generation > best.generation);
+                    if newer {
+                        best = Some((which, header));
+                    }
+                }
+                Ok(None) => {}
+                Err(OpenError::Version(version)) => other_version = Some(version),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(version) = other_version {
+            return Err(OpenError::Version(version));
+        }
+        let Some((active, header)) = best else {
+            let mut log = Self {
+                medium,
+                half,
+                active: 1,
+                generation: 0,
+                end: HEADER,
+                next_number: 1,
+            };
+            log.rewrite(std::iter::empty())?;
+            return Ok((log, 0));
+        };
+        let mut log = Self {
+            medium,
+            half: header.half,
+            active,
+            generation: header.generation,
+            end: HEADER,
+            next_number: 1,
+        };
+        let damaged = log.scan(each)?;
+        Ok((log, damaged))
+    }
+
+    /// How many bytes a half has for records.
+    pub(super) fn capacity(&self) -> usize {
+        self.half - HEADER
+    }
+
+    /// Whether what is written outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
+        matches!(self.medium, Medium::File(_))
+    }
+
+    /// The file, if there is one.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.medium {
+            Medium::File(file) => Some(file),
+            Medium::Memory(_) => None,
+        }
+    }
+
+    /// How many bytes are left.
+    fn room(&self) -> usize {
+        self.half - self.end
+    }
+
+    /// Writes records, all of them with one write.
+    pub(super) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Place>, AppendError> {
+        let mut bytes = Vec::new();
+        let mut places = Vec::with_capacity(payloads.len());
+        let mut number = self.next_number;
+        for payload in payloads {
+            places.push(Place {
+                at: self.end + bytes.len(),
+                length: payload.len(),
+            });
+            encode(&mut bytes, payload, self.generation, number);
+            number += 1;
+        }
+        if bytes.len() > self.room() {
+            return Err(AppendError::Full);
+        }
+        self.medium
+            .write(self.active * self.half + self.end, &bytes)
+            .map_err(AppendError::Io)?;
+        self.end += bytes.len();
+        self.next_number = number;
+        Ok(places)
+    }
+
+    /// Reads a record again.
+    pub(super) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+        let at = self.active * self.half + place.at;
+        let bytes = self.medium.read(at, size(place.length))?;
+        match decode(&bytes, self.generation) {
+            Some((_, payload)) => Ok(payload.to_vec()),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a record is damaged",
+            )),
+        }
+    }
+
+    /// Begins the other half with these records. If this fails, the old one stays in force.
+    pub(super) fn rewrite(
+        &mut self,
+        payloads: impl IntoIterator<Item = Vec<u8>>,
+    ) -> io::Result<Vec<Place>> {
+        let (generation, active) = (self.generation + 1, 1 - self.active);
+        let mut bytes = Vec::new();
+        let mut places = Vec::new();
+        let mut number = 1;
+        for payload in payloads {
+            places.push(Place {
+                at: HEADER + bytes.len(),
+                length: payload.len(),
+            });
+            encode(&mut bytes, &payload, generation, number);
+            number += 1;
+        }
+        if HEADER + bytes.len() > self.half {
+            return Err(io::Error::other("there is no room"));
+        }
+        let base = active * self.half;
+        self.medium.write(base + HEADER, &bytes)?;
+        self.medium.sync()?;
+        let mut header = Vec::with_capacity(HEADER_USED);
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&[0; 4]);
+        header.extend_from_slice(&(self.half as u64).to_le_bytes());
+        header.extend_from_slice(&generation.to_le_bytes());
+        header.extend_from_slice(&crc32(&header).to_le_bytes());
+        self.medium.write(base, &header)?;
+        self.medium.sync()?;
+        self.active = active;
+        self.generation = generation;
+        self.end = HEADER + bytes.len();
+        self.next_number = number;
+        Ok(places)
+    }
+
+    /// Finds every good record of the half in force.
+    fn scan(&mut self, each: &mut dyn FnMut(Place, &[u8])) -> io::Result<usize> {
+        let bytes = self.medium.read(self.active * self.half, self.half)?;
+        let mut damaged = 0;
+        let mut at = HEADER;
+        let mut in_damage = false;
+        while at + FRAME <= bytes.len() {
+            match decode(&bytes[at..], self.generation) {
+                Some((number, payload)) if number >= self.next_number => {
+                    // A number that is left out was never found, even if nothing looks damaged.
+                    if in_damage || number > self.next_number {
+                        damaged += 1;
+                    }
+                    in_damage = false;
+                    let place = Place {
+                        at,
+                        length: payload.len(),
+                    };
+                    each(place, payload);
+                    self.next_number = number + 1;
+                    at += place.size();
+                    self.end = at;
+                }
+                _ => {
+                    in_damage = true;
+                    at += ALIGNMENT;
+                }
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+fn read_header(medium: &Medium, at: usize) -> Result<Option<Header>, OpenError> {
+    let bytes = match medium.read(at, HEADER_USED) {
+        Ok(bytes) => bytes,
+        // The first header may be too damaged to tell where the second one is.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if bytes[..8] != MAGIC || read_u32(&bytes, 32) != Some(crc32(&bytes[..32])) {
+        return Ok(None);
+    }
+    match read_u32(&bytes, 8) {
+        Some(VERSION) => {}
+        version => return Err(OpenError::Version(version.unwrap_or(0))),
+    }
+    let half = read_u64(&bytes, 16).and_then(|half| usize::try_from(half).ok());
+    let generation = read_u64(&bytes, 24);
+    Ok(half
+        .zip(generation)
+        .filter(|(half, _)| *half > HEADER)
+        .map(|(half, generation)| Header { generation, half }))
+}
+
+fn encode(to: &mut Vec<u8>, payload: &[u8], generation: u64, number: u64) {
+    let start = to.len();
+    to.extend_from_slice(&[0; 4]);
+    // Callers keep payloads far below the length of a half.
+    to.extend_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
+    to.extend_from_slice(&generation.to_le_bytes());
+    to.extend_from_slice(&number.to_le_bytes());
+    to.extend_from_slice(payload);
+    let crc = crc32(&to[start + 4..]);
+    to[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    to.resize(start + size(payload.len()), 0);
+}
+
+/// The record at the start of these bytes, if there is a good one of this generation: its number and payload.
+fn decode(bytes: &[u8], generation: u64) -> Option<(u64, &[u8])> {
+    if read_u64(bytes, 8)? != generation {
+        return None;
+    }
+    let length = usize::try_from(read_u32(bytes, 4)?).ok()?;
+    let record = bytes.get(..FRAME.checked_add(length)?)?;
+    (crc32(&record[4..]) == read_u32(bytes, 0)?).then_some(())?;
+    Some((read_u64(bytes, 16)?, &record[FRAME..]))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: usize = HEADER + 512;
+
+    fn bytes(log: &Log) -> Vec<u8> {
+        match &log.medium {
+            Medium::Memory(memory) => memory.clone(),
+            Medium::File(_) => unreachable!("the tests use memory"),
+        }
+    }
+
+    fn open(bytes: Vec<u8>) -> (Log, Vec<String>, usize) {
+        let mut found = Vec::new();
+        let (log, damaged) = Log::open(Medium::Memory(bytes), HALF, &mut |place, payload| {
+            found.push((place, payload.to_vec()));
+        })
+        .unwrap();
+        let texts = found
+            .into_iter()
+            .map(|(place, payload)| {
+                assert_eq!(log.read(place).unwrap(), payload);
+                String::from_utf8(payload).unwrap()
+            })
+            .collect();
+        (log, texts, damaged)
+    }
+
+    fn new() -> Log {
+        let (log, texts, damaged) = open(vec![0; 2 * HALF]);
+        assert_eq!((texts.len(), damaged), (0, 0));
+        log
+    }
+
+    fn payloads(texts: &[&str]) -> Vec<Vec<u8>> {
+        texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_found_again() {
+        let mut log = new();
+        log.append(&payloads(&["one", ""])).unwrap();
+        log.append(&payloads(&["three"])).unwrap();
+        let (mut log, texts, damaged) = open(bytes(&log));
+        assert_eq!(
+            (texts, damaged),
+            (vec!["one".into(), String::new(), "three".into()], 0)
+        );
+        log.append(&payloads(&["four"])).unwrap();
+        assert_eq!(open(bytes(&log)).1.len(), 4);
+    }
+
+    #[test]
+    fn a_full_half_takes_nothing_and_the_other_one_takes_over() {
+        let mut log = new();
+        let mut count = 0;
+        while log.append(&payloads(&["0123456789"])).is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 512 / size(10));
+        log.rewrite(payloads(&["kept"])).unwrap();
+        log.append(&payloads(&["new"])).unwrap();
+        let (mut log, texts, damaged) = open(bytes(&log));
+        assert_eq!((texts, damaged), (vec!["kept".to_owned(), "new".into()], 0));
+        // What is left of the generation before is not found behind the end.
+        log.rewrite(payloads(&["again"])).unwrap();
+        assert_eq!(open(bytes(&log)).1, ["again"]);
+        let too_much = log.rewrite(std::iter::repeat_n(vec![b'x'; 64], 10));
+        assert!(too_much.is_err());
+        assert_eq!(open(bytes(&log)).1, ["again"]);
+    }
+
+    #[test]
+    fn a_write_that_is_cut_at_any_byte_loses_only_itself() {
+        let mut log = new();
+        log.append(&payloads(&["first"])).unwrap();
+        let before = bytes(&log);
+        log.append(&payloads(&["second", "third"])).unwrap();
+        let after = bytes(&log);
+        let changed: Vec<_> = (0..after.len())
+            .filter(|at| before[*at] != after[*at])
+            .collect();
+        let (start, end) = (changed[0], changed[changed.len() - 1] + 1);
+        for cut in start..end {
+            let mut torn = before.clone();
+            torn[start..cut].copy_from_slice(&after[start..cut]);
+            let (mut log, texts, _) = open(torn);
+            assert!(
+                texts == ["first"] || texts == ["first", "second"],
+                "{texts:?} after {cut}"
+            );
+            log.append(&payloads(&["next"])).unwrap();
+            let (_, now, _) = open(bytes(&log));
+            assert_eq!(now[..texts.len()], texts);
+            assert_eq!(
+                now.last().map(String::as_str),
+                Some("next"),
+                "{now:?} after {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_of_halves_that_is_cut_at_any_byte_leaves_the_old_or_the_new() {
+        let mut log = new();
+        log.append(&payloads(&["old", "older"])).unwrap();
+        let before = bytes(&log);
+        log.rewrite(payloads(&["new"])).unwrap();
+        let after = bytes(&log);
+        // The records come first, then the header.
+        let other = |at: usize| at >= HALF;
+        let changed: Vec<_> = (0..after.len())
+            .filter(|at| before[*at] != after[*at])
+            .collect();
+        let records = changed
+            .iter()
+            .filter(|at| other(**at) && **at >= HALF + HEADER);
+        let header = changed
+            .iter()
+            .filter(|at| other(**at) && **at < HALF + HEADER);
+        let order: Vec<usize> = records.chain(header).copied().collect();
+        assert_eq!(order.len(), changed.len());
+        for cut in 0..=order.len() {
+            let mut torn = before.clone();
+            for at in &order[..cut] {
+                torn[*at] = after[*at];
+            }
+            let (_, texts, damaged) = open(torn);
+            let new = texts == ["new"];
+            assert!(new || texts == ["old", "older"], "{texts:?} after {cut}");
+            assert_eq!(damaged, 0);
+            assert!(!new || cut == order.len());
+        }
+    }
+
+    #[test]
+    fn any_damaged_byte_costs_no_more_than_its_record() {
+        let mut log = new();
+        log.rewrite(payloads(&["one", "two", "three"])).unwrap();
+        let good = bytes(&log);
+        let base = log.active * HALF;
+        for at in HEADER..log.end {
+            for flip in [1, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[base + at] ^= flip;
+                let (mut log, texts, _) = open(bad);
+                assert!(texts.len() >= 2, "{texts:?} with byte {at} ^ {flip}");
+                for text in &texts {
+                    assert!(["one", "two", "three"].contains(&text.as_str()));
+                }
+                log.append(&payloads(&["next"])).unwrap();
+                assert_eq!(open(bytes(&log)).1.last().map(String::as_str), Some("next"));
+            }
+        }
+        // Damage in the middle is counted.
+        let mut bad = good.clone();
+        bad[base + HEADER + size(3) + 1] ^= 1;
+        assert_eq!(open(bad).2, 1);
+        // A damaged header leaves the half before it, which is the empty one of the beginning.
+        let mut bad = good;
+        bad[base + 9] ^= 1;
+        assert!(open(bad).1.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_is_read_again_is_checked_again() {
+        let mut log = new();
+        let places = log.append(&payloads(&["text"])).unwrap();
+        assert_eq!(log.read(places[0]).unwrap(), b"text");
+        let at = log.active * HALF + places[0].at + FRAME;
+        log.medium.write(at, b"T").unwrap();
+        assert!(log.read(places[0]).is_err());
+    }
+
+    #[test]
+    fn another_version_is_not_touched() {
+        let mut bytes = bytes(&new());
+        bytes[8] = 2;
+        let crc = crc32(&bytes[..32]).to_le_bytes();
+        bytes[32..36].copy_from_slice(&crc);
+        assert!(matches!(
+            Log::open(Medium::Memory(bytes), HALF, &mut |_, _| {}),
+            Err(OpenError::Version(2))
+        ));
+    }
+}
