@@ -38,6 +38,7 @@ fn host() {
         .with("Host", set(BROKER).as_str())
         .with("CommandTopic", "commands")
         .with("CommandResultTopic", "results")
+        .with("StatusTopic", "status/%h")
         .with("ReconnectInterval", 0.1)
         .with("LogLevel", "debug")
         .with("QoS", qos)
@@ -299,6 +300,25 @@ fn a_daemon_that_dies_while_the_journal_changes_halves_loses_nothing() {
         assert_eq!(site.sender.code_and_message("\"last\"").0, 0);
         assert_eq!(site.runs(), runs + 1);
     }
+}
+
+#[test]
+fn the_broker_says_that_a_daemon_has_died() {
+    if !broker_is_installed("the_broker_says_that_a_daemon_has_died") {
+        return;
+    }
+    let site = Site::new(1);
+    let watcher = Sender::listen(&site.broker, "status/node1");
+    let mut host = site.start(None);
+    eventually("the daemon is online", SOON, || {
+        (watcher.received().len() == 1).then_some(())
+    });
+    host.kill();
+    let all = eventually("the daemon is offline", SOON, || {
+        Some(watcher.received()).filter(|all| all.len() == 2)
+    });
+    let expected = r#"{"state":"offline","host":"node1","reason":"lost"}"#;
+    assert_eq!(all[1], expected);
 }
 
 /// Mounts an image of a small filesystem in a namespace of its own, which lives as long as this process.

@@ -5,6 +5,7 @@ use std::path::Path;
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions, QoS, TlsConfiguration, Transport};
 
+use crate::secret::Secret;
 use crate::settings::{self, Qos, Tls};
 
 /// The longest packet that is taken. MQTT 3.1.1 cannot refuse a packet without closing the connection, and the
@@ -36,6 +37,18 @@ pub(crate) fn options(settings: &settings::Remote, client_id: &str) -> Result<Mq
         ));
     }
     Ok(options)
+}
+
+/// The password in a file: its first line.
+pub(crate) fn password(path: &Path) -> Result<Secret, String> {
+    let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = settings::read_regular_file(path).map_err(|error| fail(&error))?;
+    let text = String::from_utf8(text).map_err(|_| fail(&"is not UTF-8"))?;
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(fail(&"there is no password in its first line"));
+    }
+    Ok(Secret::new(line))
 }
 
 fn connector(tls: &Tls) -> Result<TlsConnector, String> {
@@ -102,11 +115,13 @@ mod tests {
             tls: None,
             user: Some("u".into()),
             password: None,
+            password_file: None,
             clean_session: true,
             client_id: None,
             qos: Qos::AtMostOnce,
             command_topic: "c".into(),
             result_topic: None,
+            status_topic: None,
             reconnect: None,
             keep_alive: Duration::from_secs(5),
         }
@@ -118,6 +133,28 @@ mod tests {
             options(&settings(), "id").unwrap().broker_address(),
             ("[::1]".to_owned(), 1883)
         );
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        for (text, expected) in [
+            ("hunter2\n", Some("hunter2")),
+            (" a b \r\nmore\n", Some(" a b ")),
+            ("x", Some("x")),
+            ("", None),
+            ("\nx", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let found = password(&path);
+            assert_eq!(
+                found.ok().as_ref().map(Secret::expose),
+                expected,
+                "{text:?}"
+            );
+        }
+        assert!(password(dir.path()).unwrap_err().contains("regular file"));
     }
 
     #[test]

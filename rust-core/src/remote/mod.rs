@@ -4,6 +4,7 @@ mod backoff;
 pub(crate) mod connect;
 mod outbox;
 mod session;
+mod status;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use rumqttc::mqttbytes::v4::{ConnAck, Publish, SubscribeReasonCode};
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS, Request};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, EventLoop, LastWill, Outgoing, Packet, QoS, Request,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 use tracing::{debug, error, info, warn};
@@ -67,6 +70,7 @@ impl Remote {
         let uses_host = [
             Some(&settings.command_topic),
             settings.result_topic.as_ref(),
+            settings.status_topic.as_ref(),
         ]
         .into_iter()
         .flatten()
@@ -77,6 +81,7 @@ impl Remote {
         for topic in [
             Some(&mut settings.command_topic),
             settings.result_topic.as_mut(),
+            settings.status_topic.as_mut(),
         ]
         .into_iter()
         .flatten()
@@ -88,7 +93,15 @@ impl Remote {
             .as_deref()
             .unwrap_or("collectd-monitor-%h")
             .replace("%h", host);
+        if let Some(path) = &settings.password_file {
+            settings.password = Some(connect::password(path)?);
+        }
         let mut options = connect::options(&settings, &client_id)?;
+        if let Some(topic) = &settings.status_topic {
+            let payload = status::offline(host, "lost", None);
+            let qos = connect::qos(settings.qos);
+            options.set_last_will(LastWill::new(topic, payload, qos, true));
+        }
         options.set_inflight(IN_FLIGHT);
         // A message is acknowledged when it is in the journal.
         options.set_manual_acks(true);
@@ -224,6 +237,12 @@ impl Connection {
         } else {
             self.unreleased.clear();
             self.outbox.start_over();
+        }
+        if self.remote.settings.status_topic.is_some() {
+            let starts = self.store().starts();
+            let now = self.remote.daemon.now();
+            let online = status::online(&self.remote.host, starts, now);
+            self.outbox.push_status(online);
         }
         self.subscribe();
     }
@@ -429,15 +448,21 @@ impl Connection {
             }
             self.acknowledgements.pop_front();
         }
-        let Some(topic) = &self.remote.settings.result_topic else {
-            return;
-        };
+        let settings = &self.remote.settings;
         while self.connected.is_some() {
-            let Some(payload) = self.outbox.next() else {
+            let Some((payload, is_result)) = self.outbox.next() else {
                 return;
             };
-            let qos = connect::qos(self.remote.settings.qos);
-            if let Err(error) = self.client.try_publish(topic, qos, false, payload) {
+            let topic = match is_result {
+                true => &settings.result_topic,
+                false => &settings.status_topic,
+            };
+            // What has no topic is not put into the outbox.
+            let topic = topic.as_deref().unwrap_or_default();
+            let qos = connect::qos(settings.qos);
+            // Whoever asks for the state of the monitor later must find it.
+            let retain = !is_result;
+            if let Err(error) = self.client.try_publish(topic, qos, retain, payload) {
                 debug!("there is no room to publish yet: {error}");
                 return;
             }
@@ -455,6 +480,12 @@ impl Connection {
                 warn!("stopping without a broker; results are kept for the next start");
             }
             return;
+        }
+        if self.remote.settings.status_topic.is_some() {
+            let now = self.remote.daemon.now();
+            let offline = status::offline(&self.remote.host, "stopped", Some(now));
+            self.outbox.push_status(offline);
+            self.send();
         }
         let deadline = Instant::now() + STOP_PATIENCE;
         while !self.outbox.is_empty() || !self.acknowledgements.is_empty() {

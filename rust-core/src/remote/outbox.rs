@@ -26,8 +26,8 @@ enum State {
 
 #[derive(Debug)]
 struct Item {
-    /// What the journal calls it.
-    result: Number,
+    /// What the journal calls it. What has no number is about the monitor, and only the last one matters.
+    result: Option<Number>,
     number: u64,
     payload: Vec<u8>,
     state: State,
@@ -52,15 +52,34 @@ impl Outbox {
             let Some(at) = self
                 .items
                 .iter()
-                .position(|item| item.state == State::Waiting)
+                .position(|item| item.state == State::Waiting && item.result.is_some())
             else {
                 break;
             };
             if let Some(item) = self.items.remove(at) {
                 self.bytes -= item.payload.len();
-                dropped.push(item.result);
+                dropped.extend(item.result);
             }
         }
+        self.add(Some(result), payload);
+        dropped
+    }
+
+    /// Adds what is to be said of the monitor, instead of what was to be said before.
+    pub(super) fn push_status(&mut self, payload: Vec<u8>) {
+        while let Some(at) = self
+            .items
+            .iter()
+            .position(|item| item.state == State::Waiting && item.result.is_none())
+        {
+            if let Some(item) = self.items.remove(at) {
+                self.bytes -= item.payload.len();
+            }
+        }
+        self.add(None, payload);
+    }
+
+    fn add(&mut self, result: Option<Number>, payload: Vec<u8>) {
         self.bytes += payload.len();
         self.items.push_back(Item {
             result,
@@ -69,7 +88,6 @@ impl Outbox {
             state: State::Waiting,
         });
         self.next_number += 1;
-        dropped
     }
 
     /// Whether every result has reached the broker.
@@ -77,8 +95,8 @@ impl Outbox {
         self.items.is_empty()
     }
 
-    /// The next result to send, if one may be sent now.
-    pub(super) fn next(&self) -> Option<&[u8]> {
+    /// What to send next, if anything may be sent now, and whether it is a result.
+    pub(super) fn next(&self) -> Option<(&[u8], bool)> {
         let (mut under_way, mut oldest) = (0, None);
         for item in &self.items {
             if let State::Handed(n) | State::Sent(n) = item.state {
@@ -91,7 +109,7 @@ impl Outbox {
             return None;
         }
         let next = self.items.iter().find(|item| item.state == State::Waiting);
-        next.map(|item| item.payload.as_slice())
+        next.map(|item| (item.payload.as_slice(), item.result.is_some()))
     }
 
     /// What [`Self::next`] returned was handed to rumqttc.
@@ -149,7 +167,7 @@ impl Outbox {
         let at = self.items.iter().position(|item| item.number == number)?;
         let item = self.items.remove(at)?;
         self.bytes -= item.payload.len();
-        Some(item.result)
+        item.result
     }
 }
 
@@ -168,7 +186,7 @@ mod tests {
 
     fn hand_over(outbox: &mut Outbox) -> Vec<String> {
         let mut handed = Vec::new();
-        while let Some(payload) = outbox.next() {
+        while let Some((payload, _)) = outbox.next() {
             handed.push(String::from_utf8(payload.to_vec()).unwrap());
             outbox.handed();
         }
@@ -189,6 +207,25 @@ mod tests {
         assert_eq!(outbox.acknowledged(1), Some(100));
         assert!(outbox.is_empty());
         assert_eq!(outbox.bytes, 0);
+    }
+
+    #[test]
+    fn of_what_is_said_of_the_monitor_only_the_last_is_sent() {
+        let mut outbox = outbox(1);
+        outbox.push_status(b"online".to_vec());
+        outbox.push_status(b"offline".to_vec());
+        assert_eq!(hand_over(&mut outbox), ["0", "offline"]);
+        // One that is under way cannot be taken back.
+        outbox.push_status(b"online".to_vec());
+        assert_eq!(outbox.next(), Some((&b"online"[..], false)));
+        for packet in 1..=3 {
+            hand_over(&mut outbox);
+            outbox.sent(packet);
+        }
+        assert_eq!(outbox.acknowledged(2), None);
+        assert_eq!(outbox.acknowledged(1), Some(100));
+        assert_eq!(outbox.acknowledged(3), None);
+        assert_eq!((outbox.is_empty(), outbox.bytes), (true, 0));
     }
 
     #[test]
@@ -266,7 +303,7 @@ mod tests {
         assert_eq!(outbox.push(2, b"newer".to_vec()), [102]);
         // The first one is under way and stays.
         outbox.start_over();
-        assert_eq!(outbox.next(), Some(&b"0"[..]));
+        assert_eq!(outbox.next(), Some((&b"0"[..], true)));
         assert_eq!(outbox.items[1].payload, b"3");
 
         let mut outbox = Outbox::default();

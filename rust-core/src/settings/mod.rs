@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use block::{Block, Value};
 pub use parameters::{Argument, Parameters};
-pub(crate) use services::MAX_MAX_OUTPUT;
+pub(crate) use services::{read_regular_file, MAX_MAX_OUTPUT};
 pub use services::{CommandSpec, Program, Service, Services, ServicesSource};
 
 use crate::logging::{Device, Threshold};
@@ -98,6 +98,8 @@ pub struct Remote {
     pub user: Option<String>,
     /// How we prove that.
     pub password: Option<Secret>,
+    /// Where the proof is, if it is not given.
+    pub password_file: Option<PathBuf>,
     /// Whether the broker is to forget about us when we go.
     pub clean_session: bool,
     /// The name of our session, where it is not made from the host's. `%h` stands for the host's.
@@ -108,6 +110,8 @@ pub struct Remote {
     pub command_topic: String,
     /// Where results go, if anywhere. `%h` stands for the name of the host.
     pub result_topic: Option<String>,
+    /// Where to say that we are there, if anywhere. `%h` stands for the name of the host.
+    pub status_topic: Option<String>,
     /// How long to wait between attempts to connect. Without it, longer and longer.
     pub reconnect: Option<Duration>,
     /// How often to see whether the broker is still there.
@@ -219,9 +223,11 @@ enum Setting {
     StateDir,
     MaxAge,
     RequireTimestamp,
+    PasswordFile,
+    StatusTopic,
 }
 
-const KEYS: [(&str, Setting); 21] = [
+const KEYS: [(&str, Setting); 23] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -243,6 +249,8 @@ const KEYS: [(&str, Setting); 21] = [
     ("StateDir", Setting::StateDir),
     ("MaxAge", Setting::MaxAge),
     ("RequireTimestamp", Setting::RequireTimestamp),
+    ("PasswordFile", Setting::PasswordFile),
+    ("StatusTopic", Setting::StatusTopic),
 ];
 
 impl Setting {
@@ -469,10 +477,14 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         Setting::CommandTopic if !rumqttc::valid_filter(&text) || text.len() > MAX_TOPIC => {
             Err("is not a topic to subscribe to".to_owned())
         }
-        Setting::CommandResultTopic if !rumqttc::valid_topic(&text) || text.len() > MAX_TOPIC => {
+        Setting::CommandResultTopic | Setting::StatusTopic
+            if !rumqttc::valid_topic(&text) || text.len() > MAX_TOPIC =>
+        {
             Err("is not a topic to publish to: it must not hold + or #".to_owned())
         }
-        Setting::StateDir if !text.starts_with('/') => Err("must be an absolute path".to_owned()),
+        Setting::StateDir | Setting::PasswordFile if !text.starts_with('/') => {
+            Err("must be an absolute path".to_owned())
+        }
         _ => Ok(Checked::Text(text)),
     }
 }
@@ -661,8 +673,15 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
     }
     let user = text(given, Setting::User);
     let password = text(given, Setting::Password).map(Secret::new);
+    let password_file = text(given, Setting::PasswordFile).map(PathBuf::from);
     if user.is_none() && password.is_some() {
         problems.block("Password", "is of no use without a User");
+    }
+    if user.is_none() && password_file.is_some() {
+        problems.block("PasswordFile", "is of no use without a User");
+    }
+    if password.is_some() && password_file.is_some() {
+        problems.block("PasswordFile", "is of no use beside a Password");
     }
     let secure = flag(given, Setting::Secure).unwrap_or(false);
     let tls = tls(given, secure, problems);
@@ -672,6 +691,7 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
         tls,
         user,
         password,
+        password_file,
         clean_session: flag(given, Setting::CleanSession).unwrap_or(false),
         client_id: text(given, Setting::ClientId),
         qos: match given.remove(&Setting::QoS) {
@@ -680,6 +700,7 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
         },
         command_topic: command_topic.unwrap_or_default(),
         result_topic: text(given, Setting::CommandResultTopic),
+        status_topic: text(given, Setting::StatusTopic),
         reconnect: interval(given, Setting::ReconnectInterval),
         keep_alive: interval(given, Setting::KeepAlive).unwrap_or(Duration::from_secs(30)),
     })

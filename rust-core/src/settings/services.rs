@@ -495,7 +495,7 @@ impl ServicesSource {
 }
 
 /// Reads a file that may have been replaced by anything.
-pub(super) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a named pipe would wait for its other end, so it is looked at first.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a regular file"));

@@ -70,11 +70,13 @@ fn the_defaults_are_those_of_the_original() {
             tls: None,
             user: None,
             password: None,
+            password_file: None,
             clean_session: false,
             client_id: None,
             qos: Qos::ExactlyOnce,
             command_topic: "commands".into(),
             result_topic: None,
+            status_topic: None,
             reconnect: None,
             keep_alive: Duration::from_secs(30),
         }
@@ -116,11 +118,13 @@ fn every_setting_of_the_block_is_read() {
             }),
             user: Some("u".into()),
             password: Some(Secret::new("p")),
+            password_file: None,
             clean_session: true,
             client_id: Some("id".into()),
             qos: Qos::AtLeastOnce,
             command_topic: "c/%h".into(),
             result_topic: Some("r".into()),
+            status_topic: None,
             reconnect: Some(Duration::from_millis(2500)),
             keep_alive: Duration::from_secs(5),
         }
@@ -231,12 +235,15 @@ fn what_does_not_go_together_is_named() {
             &block()
                 .with("Host", "h")
                 .with("Password", "p")
+                .with("PasswordFile", "/p")
                 .with("CAFile", "/ca")
                 .with("Secure", false)
         ),
         [
             "<Plugin monitor>: CommandTopic: is needed, because there is a Host",
             "<Plugin monitor>: Password: is of no use without a User",
+            "<Plugin monitor>: PasswordFile: is of no use without a User",
+            "<Plugin monitor>: PasswordFile: is of no use beside a Password",
             "<Plugin monitor>: CAFile: is of no use without Secure",
         ]
     );

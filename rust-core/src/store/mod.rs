@@ -74,6 +74,8 @@ enum Record {
         command: String,
         until: u64,
     },
+    /// A monitor began to work with this journal, for the n-th time.
+    Began { starts: u64 },
     /// Written by a version to come.
     #[serde(other)]
     Unknown,
@@ -158,6 +160,8 @@ pub(crate) struct Store {
     by_key: HashMap<Key, Number>,
     cooling: HashMap<(String, String), u64>,
     next: Number,
+    /// How many monitors have worked with this journal.
+    starts: u64,
     losses: Losses,
 }
 
@@ -214,6 +218,7 @@ impl Store {
             by_key,
             cooling,
             next,
+            starts,
             strange,
         } = contents;
         if damaged + strange > 0 {
@@ -222,17 +227,27 @@ impl Store {
                 damaged + strange
             );
         }
-        Ok(Self {
+        let mut store = Self {
             log,
             known,
             by_key,
             cooling,
             next: next.max(1),
+            starts: starts + 1,
             losses: Losses {
                 damaged: damaged + strange,
                 results: 0,
             },
-        })
+        };
+        store.write(&[Record::Began {
+            starts: store.starts,
+        }]);
+        Ok(store)
+    }
+
+    /// How many monitors have worked with this journal, this one included.
+    pub(crate) fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// Whether what is written outlives the process.
@@ -601,7 +616,11 @@ impl Store {
                 .bytes()
             })
             .collect();
-        used += size_of(&cooling);
+        let began = Record::Began {
+            starts: self.starts,
+        }
+        .bytes();
+        used += size_of(&cooling) + log::size(began.len());
 
         // Results that the broker does not have, the newest first.
         let mut lost = Vec::new();
@@ -657,7 +676,12 @@ impl Store {
         }
 
         boundary::reached(Boundary::BeforeCompacted);
-        let all = kept.values().flatten().chain(&cooling).cloned();
+        let all = kept
+            .values()
+            .flatten()
+            .chain(&cooling)
+            .chain([&began])
+            .cloned();
         let places = self.log.rewrite(all)?;
         boundary::reached(Boundary::AfterCompacted);
         let mut places = places.into_iter();
@@ -703,6 +727,7 @@ struct Contents {
     by_key: HashMap<Key, Number>,
     cooling: HashMap<(String, String), u64>,
     next: Number,
+    starts: u64,
     strange: usize,
 }
 
@@ -780,6 +805,10 @@ impl Contents {
                 until,
             } => {
                 self.cooling.insert((service, command), until);
+                return;
+            }
+            Record::Began { starts } => {
+                self.starts = starts;
                 return;
             }
             Record::Unknown => return,
@@ -939,6 +968,7 @@ mod tests {
         assert_eq!(numbers, [unsent, answer]);
         assert_eq!(undelivered[1].1, result(1_000_004, "no"));
         assert_eq!(store.cooling(now()).len(), 1);
+        assert_eq!(store.starts(), 2);
         assert_eq!(store.losses(), Losses::default());
         // Every task is known, and the last ones with their results.
         for id in 0..6000 {

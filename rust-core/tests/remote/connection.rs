@@ -128,6 +128,77 @@ fn topics_and_the_client_id_hold_the_name_of_the_host() {
 }
 
 #[test]
+fn the_status_says_who_is_there_and_who_has_left() {
+    if !broker_is_installed("the_status_says_who_is_there_and_who_has_left") {
+        return;
+    }
+    let broker = Broker::start();
+    let with = || block(&broker).with("StatusTopic", "status/%h");
+    let status = |watcher: &Sender, count: usize| -> serde_json::Value {
+        let all = eventually("the status", SOON, || {
+            Some(watcher.received()).filter(|all| all.len() == count)
+        });
+        serde_json::from_str(&all[count - 1]).unwrap()
+    };
+    let watcher = Sender::listen(&broker, "status/node1");
+    let monitor = Running::with(with()).listening();
+    let dir = Rc::clone(&monitor.dir);
+    let first = status(&watcher, 1);
+    assert_eq!(
+        (&first["state"], &first["host"], &first["starts"]),
+        (&"online".into(), &"node1".into(), &1.into())
+    );
+    assert_eq!(first["version"], env!("CARGO_PKG_VERSION"));
+    assert!(first["capabilities"]
+        .as_array()
+        .unwrap()
+        .contains(&"commands".into()));
+    monitor.monitor.shutdown();
+    let second = status(&watcher, 2);
+    assert_eq!(
+        (&second["state"], &second["reason"]),
+        (&"offline".into(), &"stopped".into())
+    );
+    // Whoever comes later is told as well.
+    let late = Sender::listen(&broker, "status/#");
+    assert_eq!(status(&late, 1), second);
+    drop(monitor);
+    let _monitor = Running::in_dir(with(), &dir).listening();
+    let third = status(&late, 2);
+    assert_eq!(
+        (&third["state"], &third["starts"]),
+        (&"online".into(), &2.into())
+    );
+}
+
+#[test]
+fn the_password_may_stand_in_a_file() {
+    if !broker_is_installed("the_password_may_stand_in_a_file") {
+        return;
+    }
+    let mut broker = Broker::prepared(
+        "allow_anonymous false\npassword_file DIR/passwords\n",
+        |dir| {
+            fs::write(dir.join("password"), "hunter2\n").expect("a file");
+            let made = Command::new("mosquitto_passwd")
+                .args(["-b", "-c"])
+                .arg(dir.join("passwords"))
+                .args(["u", "hunter2"])
+                .status()
+                .expect("it comes with mosquitto");
+            assert!(made.success());
+        },
+    );
+    broker.start_again();
+    let path = broker.dir().join("password");
+    let block = block(&broker)
+        .with("User", "u")
+        .with("PasswordFile", path.to_str().unwrap());
+    let monitor = Running::with(block).listening();
+    assert_eq!(monitor.daemon.count("hunter2"), 0);
+}
+
+#[test]
 fn a_wrong_password_is_named_once_and_shown_nowhere() {
     if !broker_is_installed("a_wrong_password_is_named_once_and_shown_nowhere") {
         return;
