@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rumqttc::mqttbytes::v4::{Publish, SubscribeReasonCode};
@@ -13,6 +14,7 @@ use tokio::time::{timeout, timeout_at, Instant};
 
 use crate::protocol::{command_to_json, Answer, TaskId};
 use crate::remote::connect;
+use crate::secret::Secret;
 use crate::settings::{Argument, Remote};
 
 /// Requests of one sender never wait.
@@ -74,6 +76,11 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Error::Connection(error.to_string())
     }
+}
+
+/// The password in a file: its first line.
+pub fn read_password(path: &Path) -> Result<Secret, String> {
+    connect::password(path)
 }
 
 /// Sends a command. Returns its result, or nothing if there is no topic to listen on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use collectd_live::secret::Secret;
-use collectd_live::sender::{send, Error, Order, Progress};
+use collectd_live::sender::{read_password, send, Error, Order, Progress};
 use collectd_live::settings::{split_address, Argument, Qos, Remote, Tls};
 
 /// Sends recovery commands to hosts that run collectd's plugin monitor.
@@ -56,12 +56,26 @@ struct SendCommand {
     /// The user's password. Other users may see it here; COLLECTD_LIVE_PASSWORD hides it
     #[arg(short, long, env = "COLLECTD_LIVE_PASSWORD", hide_env_values = true, value_parser = secret, requires = "user")]
     password: Option<Secret>,
+    /// The password is the first line of this file
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "user",
+        conflicts_with = "password"
+    )]
+    password_file: Option<PathBuf>,
     /// Use TLS
     #[arg(short, long)]
     secure: bool,
     /// The authorities that may vouch for the broker, instead of the system's
     #[arg(long, value_name = "PEM", requires = "secure")]
     ca_file: Option<PathBuf>,
+    /// Our certificate, where the broker wants one
+    #[arg(long, value_name = "PEM", requires = "secure", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of the certificate
+    #[arg(long, value_name = "PEM", requires = "cert")]
+    key: Option<PathBuf>,
     /// The quality of service, for the command and its result
     #[arg(short, long, default_value = "2", value_parser = qos)]
     qos: Qos,
@@ -74,6 +88,9 @@ struct SendCommand {
     /// How many seconds to wait for the result
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     timeout: Duration,
+    /// Print nothing but the result, as JSON in one line
+    #[arg(long)]
+    json: bool,
     /// Print this help
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -140,16 +157,24 @@ fn main() -> ExitCode {
 impl SendCommand {
     fn run(self) -> u8 {
         let (host, port) = self.host;
+        let password = match self.password_file.as_deref().map(read_password) {
+            None => self.password,
+            Some(Ok(password)) => Some(password),
+            Some(Err(what)) => {
+                complain(&what);
+                return 2;
+            }
+        };
         let order = Order {
             remote: Remote {
                 host,
                 port: port.unwrap_or(if self.secure { 8883 } else { 1883 }),
                 tls: self.secure.then_some(Tls {
                     ca_file: self.ca_file,
-                    identity: None,
+                    identity: self.cert.zip(self.key),
                 }),
                 user: self.user,
-                password: self.password,
+                password,
                 password_file: None,
                 clean_session: true,
                 client_id: None,
@@ -165,7 +190,10 @@ impl SendCommand {
             parameters: self.parameter.into_iter().collect(),
             timeout: self.timeout,
         };
+        let only_json = self.json;
         let result = send(&order, &mut |progress| match progress {
+            Progress::Received(json) if only_json => print_line(&one_line(json)),
+            Progress::Sent(_) if only_json => {}
             Progress::Sent(json) => print("Send command", json),
             Progress::Received(json) => print("Received a result", json),
         });
@@ -197,12 +225,29 @@ fn print(what: &str, json: &str) {
             line.push(c);
         }
     }
-    line.push('\n');
-    // Whoever closed our standard output can still read the exit status.
-    drop(io::stdout().write_all(line.as_bytes()));
+    print_line(&line);
 }
 
-fn complain(error: &Error) {
+/// The same JSON without anything that could control a terminal or end the line.
+fn one_line(json: &str) -> String {
+    let mut line = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // White space between the parts. In a string it is escaped already.
+            '\n' | '\r' | '\t' => line.push(' '),
+            c if c.is_control() => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+fn print_line(line: &str) {
+    // Whoever closed our standard output can still read the exit status.
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+fn complain(error: &dyn std::fmt::Display) {
     // There is nobody to tell that standard error is closed.
     drop(writeln!(io::stderr(), "collectd-live: {error}"));
 }

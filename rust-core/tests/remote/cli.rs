@@ -3,6 +3,7 @@
 use crate::support::{broker_is_installed, Broker, Sender, SOON};
 use crate::Running;
 use collectd_live_tests::eventually;
+use std::fs;
 use std::process::{Command, Output};
 
 fn send(broker: &Broker, arguments: &[&str]) -> Output {
@@ -44,6 +45,78 @@ fn it_prints_what_it_sends_and_the_result() {
         (&"hello".into(), &"exec".into())
     );
     assert_eq!(received["message"], "Hello World!");
+}
+
+#[test]
+fn it_prints_one_line_of_json_if_asked_to() {
+    if !broker_is_installed("it_prints_one_line_of_json_if_asked_to") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let arguments = [
+        "-r",
+        "results",
+        "--json",
+        "--parameter",
+        "what=a\u{9b}b",
+        "choose",
+        "words",
+    ];
+    let output = send(&broker, &arguments);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let stdout = text(&output.stdout);
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    assert!(!stdout.trim_end().contains(char::is_control), "{stdout:?}");
+    let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(result["message"], "<a\u{9b}b><-a\u{9b}b-><3>");
+    let output = send(
+        &broker,
+        &[
+            "-r",
+            "results",
+            "--json",
+            "--parameter",
+            "what=x",
+            "--parameter",
+            "count=true",
+            "choose",
+            "words",
+        ],
+    );
+    assert_eq!(status(&output), 3, "{output:?}");
+}
+
+#[test]
+fn its_password_may_stand_in_a_file() {
+    if !broker_is_installed("its_password_may_stand_in_a_file") {
+        return;
+    }
+    let mut broker = Broker::prepared(
+        "allow_anonymous false\npassword_file DIR/passwords\n",
+        |dir| {
+            fs::write(dir.join("password"), "hunter2\n").expect("a file");
+            fs::write(dir.join("wrong"), "hunter3\n").expect("a file");
+            let made = Command::new("mosquitto_passwd")
+                .args(["-b", "-c"])
+                .arg(dir.join("passwords"))
+                .args(["u", "hunter2"])
+                .status()
+                .expect("it comes with mosquitto");
+            assert!(made.success());
+        },
+    );
+    broker.start_again();
+    for (file, expected) in [("password", 0), ("wrong", 5), ("missing", 2)] {
+        let path = broker.dir().join(file);
+        let path = path.to_str().unwrap();
+        let output = send(
+            &broker,
+            &["-u", "u", "--password-file", path, "hello", "exec"],
+        );
+        assert_eq!(status(&output), expected, "{file}: {output:?}");
+        assert!(!text(&output.stderr).contains("hunter"), "{output:?}");
+    }
 }
 
 #[test]
