@@ -22,7 +22,7 @@ use crate::store::{Store, Syncer};
 use crate::threads::{self, Failure};
 
 /// How many messages may wait for the engine.
-const INPUTS: usize = 64;
+const INPUTS: usize = 256;
 /// How many reports may wait for the engine.
 const EVENTS: usize = 64;
 /// How many results may wait for the connection's thread, which only passes them on.

@@ -165,12 +165,18 @@ fn it_comes_and_goes_a_hundred_times_and_leaves_nothing_behind() {
         if round == 0 {
             // The lifecycle thread is there from the first operation on.
             threads = entries(daemon.pid(), "task");
-            descriptors = entries(daemon.pid(), "fd");
+            descriptors = (0..10)
+                .map(|_| entries(daemon.pid(), "fd"))
+                .min()
+                .expect("ten numbers");
         }
         eventually("every thread is gone", SOON, || {
             (entries(daemon.pid(), "task") == threads).then_some(())
         });
-        assert_eq!(entries(daemon.pid(), "fd"), descriptors, "in round {round}");
+        // A reader may have its file open just now.
+        eventually("every descriptor is closed", SOON, || {
+            (entries(daemon.pid(), "fd") == descriptors).then_some(())
+        });
         if round == WARM {
             warm = memory(daemon.pid());
         }

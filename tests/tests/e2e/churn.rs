@@ -10,8 +10,8 @@ use crate::others::{fail_to_load, PLUGINS_THAT_FAIL};
 mod chains;
 mod failures;
 mod readers;
-mod values;
 mod services;
+mod values;
 mod writers;
 
 const DEADLINE: Duration = Duration::from_secs(20);

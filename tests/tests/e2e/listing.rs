@@ -188,6 +188,7 @@ fn the_client_prints_a_table() {
 fn the_client_prints_json() {
     let daemon = Daemon::builder(Variant::Patched)
         .load_plugin("memory")
+        .load_plugin("entropy")
         .available("oddwords")
         .start();
     let loaded = daemon.collectdctl(&["loadplugin", "oddwords"]);
@@ -216,9 +217,9 @@ fn the_client_prints_json() {
     );
     assert_eq!(memory["error"], Value::Null);
 
-    let control = plugin("unixsock");
-    assert_eq!(control["unloadable"], false);
-    assert!(control["reason"].is_string(), "{control}");
+    let entropy = plugin("entropy");
+    assert_eq!(entropy["unloadable"], false);
+    assert!(entropy["reason"].is_string(), "{entropy}");
 
     let odd = plugin("oddwords");
     assert_eq!(odd["state"], "FAILED");

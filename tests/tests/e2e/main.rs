@@ -1,7 +1,7 @@
 //! End-to-end tests against real daemons, each in a directory of its own.
 
-mod announcements;
 mod abi;
+mod announcements;
 mod busy;
 mod chains;
 mod check;
@@ -13,20 +13,20 @@ mod harness;
 mod http;
 mod last_words;
 mod lifecycle;
-mod onfailure;
 mod listing;
 mod mqtt;
+mod onfailure;
 mod others;
 mod peers;
 mod refusals;
-mod registrations;
 mod registering;
+mod registrations;
 mod regressions;
 mod rrd;
 mod signals;
 mod startup;
-mod stuck;
 mod storm;
+mod stuck;
 mod threads;
-mod values;
 mod unixsock;
+mod values;
