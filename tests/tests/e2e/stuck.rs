@@ -385,6 +385,14 @@ fn operations(daemon: &Daemon) -> usize {
     threads.iter().filter(|name| *name == "operation").count()
 }
 
+/// The kernel lists a thread for a moment after it has been joined.
+#[track_caller]
+fn wait_for_operations(daemon: &Daemon, number: usize) {
+    eventually(&format!("{number} such threads"), SOON, || {
+        (operations(daemon) == number).then_some(())
+    });
+}
+
 /// Proves that each operation that is given up costs one thread, until the
 /// function returns.
 #[test]
@@ -392,15 +400,15 @@ fn a_thread_that_was_abandoned_ends_when_it_can() {
     let daemon = with_stuck();
     for _ in 0..3 {
         daemon.load("cpu", &[]).expect_ok();
-        assert_eq!(operations(&daemon), 1);
+        wait_for_operations(&daemon, 1);
         let config = hanging(&daemon, "init");
         assert_given_up(&daemon, "init", || {
             daemon.load("stuck", &[("config", &config), ("timeout", TIMEOUT)])
         });
         daemon.unload("cpu").expect_ok();
-        assert_eq!(operations(&daemon), 2);
+        wait_for_operations(&daemon, 2);
         release(&daemon);
-        assert_eq!(operations(&daemon), 1);
+        wait_for_operations(&daemon, 1);
         daemon.unload("stuck").expect_ok();
         for file in ["entered", "release"] {
             fs::remove_file(daemon.path(file)).expect("taking the file away");
