@@ -9,19 +9,9 @@
 
 #include <sys/mman.h>
 
-/* The connection's thread is this one, and instead of a socket it has a file to
- * read from and one to write to. */
-#define pthread_exit(status) return (status)
-#define dup(fd) fuzz_dup(fd)
-static int answers_fd;
-static int fuzz_dup(int fd);
 #include "unixsock.c" /* sic */
-#undef pthread_exit
-#undef dup
 
 #include "fuzz.h"
-
-static int fuzz_dup(int fd) { return dup(answers_fd); }
 
 /* Whoever asks may do everything. */
 int __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *len);
@@ -35,8 +25,16 @@ int __wrap_getsockopt(int fd, int level, int name, void *value,
   return 0;
 }
 
+static int answers_fd;
 static char *answers;
 static size_t answers_len;
+
+static FILE *open_copy(int fd, char const *mode) {
+  FILE *fh = fdopen(dup(fd), mode);
+
+  FUZZ_CHECK(fh != NULL);
+  return fh;
+}
 
 static void read_answers(void) {
   struct stat statbuf;
@@ -99,15 +97,21 @@ int LLVMFuzzerTestOneInput(uint8_t const *data, size_t size) {
     fuzz_daemon_init();
   initialized = true;
 
-  int *arg = malloc(sizeof(*arg));
-  FUZZ_CHECK(arg != NULL);
-  *arg = memfd_create("lines", MFD_CLOEXEC);
-  FUZZ_CHECK(*arg >= 0);
-  FUZZ_CHECK(swrite(*arg, data, size) == 0);
-  FUZZ_CHECK(lseek(*arg, 0, SEEK_SET) == 0);
+  int lines_fd = memfd_create("lines", MFD_CLOEXEC);
+  FUZZ_CHECK(lines_fd >= 0);
+  FUZZ_CHECK(swrite(lines_fd, data, size) == 0);
+  FUZZ_CHECK(lseek(lines_fd, 0, SEEK_SET) == 0);
   answers_fd = memfd_create("answers", MFD_CLOEXEC);
   FUZZ_CHECK(answers_fd >= 0);
-  us_handle_client(arg);
+
+  /* A connection's thread has a socket for both. */
+  FILE *lines = open_copy(lines_fd, "r");
+  FILE *out = open_copy(answers_fd, "w");
+  us_serve(lines, out);
+  fclose(lines);
+  fclose(out);
+  close(lines_fd);
+
   read_answers();
   close(answers_fd);
 
