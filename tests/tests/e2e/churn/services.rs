@@ -28,7 +28,7 @@ fn statsd_leaves_no_trace() {
     let address = own_address(8125);
     let config = |host: &str| {
         format!(
-            "Host \"{host}\"\nPort \"{}\"\nCounterSum true\nDeleteSets true\nTimerCount true\n\
+            "Host \"{host}\"\nPort \"{}\"\nCounterSum true\nTimerCount true\n\
              TimerPercentile 50\nTimerPercentile 90",
             address.port()
         )
