@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::daemon::{Daemon, LogLevel, Notification};
+use crate::daemon::{Daemon, DataSource, LogLevel, Notification, SourceType, ValueList};
 
 /// A daemon that is not there.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct FakeDaemon {
     lines: Mutex<Vec<(LogLevel, String)>>,
     syslog: Mutex<Vec<(LogLevel, String)>>,
     notifications: Mutex<Vec<Notification>>,
+    values: Mutex<Vec<ValueList>>,
 }
 
 impl FakeDaemon {
@@ -29,6 +30,7 @@ impl FakeDaemon {
             lines: Mutex::default(),
             syslog: Mutex::default(),
             notifications: Mutex::default(),
+            values: Mutex::default(),
         }
     }
 
@@ -45,6 +47,11 @@ impl FakeDaemon {
     /// The notifications dispatched so far.
     pub fn notifications(&self) -> Vec<Notification> {
         lock(&self.notifications).clone()
+    }
+
+    /// The values dispatched so far.
+    pub fn values(&self) -> Vec<ValueList> {
+        lock(&self.values).clone()
     }
 
     /// How many log lines hold this text.
@@ -68,6 +75,33 @@ impl Daemon for FakeDaemon {
     fn dispatch_notification(&self, notification: &Notification) -> bool {
         lock(&self.notifications).push(notification.clone());
         true
+    }
+
+    fn data_sources(&self, type_: &str) -> Option<Vec<DataSource>> {
+        let source = |name: &str, type_| DataSource {
+            name: name.to_owned(),
+            type_,
+        };
+        match type_ {
+            "derive" | "total_requests" => Some(vec![source("value", SourceType::Derive)]),
+            "if_octets" => Some(vec![
+                source("rx", SourceType::Derive),
+                source("tx", SourceType::Derive),
+            ]),
+            "" | "unknown" => None,
+            _ => Some(vec![source("value", SourceType::Gauge)]),
+        }
+    }
+
+    fn dispatch_values(&self, values: &ValueList) -> bool {
+        let types = values.values.iter().map(|value| value.source_type());
+        let fits = self
+            .data_sources(&values.type_)
+            .is_some_and(|sources| sources.iter().map(|source| source.type_).eq(types));
+        if fits {
+            lock(&self.values).push(values.clone());
+        }
+        fits
     }
 
     fn hostname(&self) -> String {

@@ -7,15 +7,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The functions, data and types of the daemon that the monitor uses. Types that they are made of follow.
-const FUNCTIONS: [&str; 2] = ["plugin_dispatch_notification", "plugin_log"];
-const TYPES: [&str; 5] = [
+const FUNCTIONS: [&str; 4] = [
+    "plugin_dispatch_notification",
+    "plugin_dispatch_values",
+    "plugin_get_ds",
+    "plugin_log",
+];
+const TYPES: [&str; 6] = [
     "cdtime_t",
+    "data_set_t",
     "notification_t",
     "oconfig_item_t",
     "oconfig_value_t",
     "value_list_t",
 ];
-const VARIABLES: [&str; 4] = [
+const VARIABLES: [&str; 5] = [
+    "DS_TYPE_(COUNTER|GAUGE|DERIVE|ABSOLUTE)",
     "DATA_MAX_NAME_LEN",
     "NOTIF_MAX_MSG_LEN",
     "OCONFIG_TYPE_.*",

@@ -3,10 +3,11 @@
 use std::ffi::{c_char, CStr};
 use std::path::PathBuf;
 use std::ptr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::slice;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::os;
-use crate::daemon::{Daemon, LogLevel, Notification};
+use crate::daemon::{Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList};
 use crate::sys;
 
 /// The collectd that this library is loaded into.
@@ -46,6 +47,59 @@ impl Daemon for Collectd {
         unsafe { sys::plugin_dispatch_notification(&raw const c) == 0 }
     }
 
+    fn data_sources(&self, type_: &str) -> Option<Vec<DataSource>> {
+        let type_ = os::c_text(type_);
+        // SAFETY: The name ends in NUL. The daemon answers NULL or a data set, which lives until the daemon ends,
+        // as do the sources in it. It may be asked from any thread.
+        let set = unsafe { sys::plugin_get_ds(type_.as_ptr()).as_ref() }?;
+        if set.ds.is_null() || set.ds_num == 0 {
+            return None;
+        }
+        // SAFETY: There are as many as it says, and see above.
+        let sources = unsafe { slice::from_raw_parts(set.ds, set.ds_num) };
+        sources
+            .iter()
+            .map(|source| {
+                Some(DataSource {
+                    name: field(&source.name),
+                    type_: source_type(source.type_)?,
+                })
+            })
+            .collect()
+    }
+
+    fn dispatch_values(&self, values: &ValueList) -> bool {
+        // The daemon does not know which member of the union was set, so a mistake would be a wrong number.
+        let types = values.values.iter().map(|value| value.source_type());
+        let fits = self
+            .data_sources(&values.type_)
+            .is_some_and(|sources| sources.iter().map(|source| source.type_).eq(types));
+        if !fits {
+            return false;
+        }
+        let mut numbers: Vec<sys::value_t> = values.values.iter().copied().map(number).collect();
+        let mut c = sys::value_list_t {
+            values: numbers.as_mut_ptr(),
+            values_len: numbers.len(),
+            time: values.time.map_or(0, cdtime),
+            interval: values.interval.map_or(0, cdinterval),
+            host: [0; sys::DATA_MAX_NAME_LEN as usize],
+            plugin: [0; sys::DATA_MAX_NAME_LEN as usize],
+            plugin_instance: [0; sys::DATA_MAX_NAME_LEN as usize],
+            type_: [0; sys::DATA_MAX_NAME_LEN as usize],
+            type_instance: [0; sys::DATA_MAX_NAME_LEN as usize],
+            meta: ptr::null_mut(),
+        };
+        fill(&mut c.host, &values.host);
+        fill(&mut c.plugin, &values.plugin);
+        fill(&mut c.plugin_instance, &values.plugin_instance);
+        fill(&mut c.type_, &values.type_);
+        fill(&mut c.type_instance, &values.type_instance);
+        // SAFETY: Every field is set, every text ends in NUL, and the numbers live until the call is over. The
+        // daemon copies what it keeps, and may be called from any thread.
+        unsafe { sys::plugin_dispatch_values(&raw const c) == 0 }
+    }
+
     fn hostname(&self) -> String {
         // SAFETY: The daemon sets hostname_g before it initialises plugins, and changes it only while it reads
         // its configuration. It is asked for in init.
@@ -73,8 +127,40 @@ impl Daemon for Collectd {
 
 /// collectd counts time in 2^-30 seconds.
 fn cdtime(time: SystemTime) -> sys::cdtime_t {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() << 30) | ((u64::from(since.subsec_nanos()) << 30) / 1_000_000_000)
+    cdinterval(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn cdinterval(interval: Duration) -> sys::cdtime_t {
+    (interval.as_secs() << 30) | ((u64::from(interval.subsec_nanos()) << 30) / 1_000_000_000)
+}
+
+fn source_type(number: i32) -> Option<SourceType> {
+    [
+        SourceType::Counter,
+        SourceType::Gauge,
+        SourceType::Derive,
+        SourceType::Absolute,
+    ]
+    .into_iter()
+    .find(|type_| *type_ as i32 == number)
+}
+
+fn number(value: DataValue) -> sys::value_t {
+    match value {
+        DataValue::Counter(counter) => sys::value_t { counter },
+        DataValue::Gauge(gauge) => sys::value_t { gauge },
+        DataValue::Derive(derive) => sys::value_t { derive },
+        DataValue::Absolute(absolute) => sys::value_t { absolute },
+    }
+}
+
+/// The text in a field. One that does not end in NUL fills it.
+pub(super) fn field(field: &[c_char]) -> String {
+    let bytes: Vec<u8> = field.iter().map(|c| c.to_ne_bytes()[0]).collect();
+    match CStr::from_bytes_until_nul(&bytes) {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+    }
 }
 
 /// Copies a text into a field, cut at a character, and ends it in NUL.
@@ -97,6 +183,15 @@ mod tests {
     #[test]
     fn time_is_counted_in_parts_of_a_second() {
         assert_eq!(cdtime(UNIX_EPOCH + Duration::from_millis(1500)), 3 << 29);
+    }
+
+    #[test]
+    fn a_field_ends_at_its_nul_or_its_end() {
+        let c = |text: &[u8]| -> Vec<c_char> {
+            text.iter().map(|b| c_char::from_ne_bytes([*b])).collect()
+        };
+        assert_eq!(field(&c(b"ab\0cd")), "ab");
+        assert_eq!(field(&c(b"abc")), "abc");
     }
 
     #[test]

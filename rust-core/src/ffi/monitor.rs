@@ -1,11 +1,11 @@
 //! The exported functions. Their contract as a whole is `c-shim/README.md`.
 
-use std::ffi::{c_char, CStr};
+use std::ffi::c_char;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::collectd::Collectd;
+use super::collectd::{field, Collectd};
 use super::status::cl_status;
 use super::{config, guard};
 use crate::daemon::{Notification, Severity};
@@ -173,15 +173,6 @@ fn time(time: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time >> 30) + Duration::from_nanos(nanoseconds)
 }
 
-/// The text in a field. One that does not end in NUL fills it.
-fn field(field: &[c_char]) -> String {
-    let bytes: Vec<u8> = field.iter().map(|c| c.to_ne_bytes()[0]).collect();
-    match CStr::from_bytes_until_nul(&bytes) {
-        Ok(text) => text.to_string_lossy().into_owned(),
-        Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
-    }
-}
-
 // cl_monitor_new() cannot be called here: there is no collectd to be linked with.
 #[cfg(test)]
 mod tests {
@@ -204,14 +195,5 @@ mod tests {
     #[test]
     fn time_is_counted_in_parts_of_a_second() {
         assert_eq!(time(3 << 29), UNIX_EPOCH + Duration::from_millis(1500));
-    }
-
-    #[test]
-    fn a_field_ends_at_its_nul_or_its_end() {
-        let c = |text: &[u8]| -> Vec<c_char> {
-            text.iter().map(|b| c_char::from_ne_bytes([*b])).collect()
-        };
-        assert_eq!(field(&c(b"ab\0cd")), "ab");
-        assert_eq!(field(&c(b"abc")), "abc");
     }
 }

@@ -10,6 +10,8 @@ pub type derive_t = i64;
 pub type absolute_t = u64;
 pub type value_t = value_u;
 pub type value_list_t = value_list_s;
+pub type data_source_t = data_source_s;
+pub type data_set_t = data_set_s;
 pub type notification_meta_type_e = ::core::ffi::c_uint;
 pub type notification_meta_t = notification_meta_s;
 pub type notification_t = notification_s;
@@ -49,6 +51,21 @@ pub struct value_list_s {
     pub meta: *mut meta_data_t,
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct data_source_s {
+    pub name: [::core::ffi::c_char; 128usize],
+    pub type_: ::core::ffi::c_int,
+    pub min: f64,
+    pub max: f64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct data_set_s {
+    pub type_: [::core::ffi::c_char; 128usize],
+    pub ds_num: usize,
+    pub ds: *mut data_source_t,
+}
+#[repr(C)]
 #[derive(Copy, Clone)]
 pub struct notification_meta_s {
     pub name: [::core::ffi::c_char; 128usize],
@@ -73,6 +90,10 @@ pub const DATA_MAX_NAME_LEN: u32 = 128;
 pub const OCONFIG_TYPE_STRING: u32 = 0;
 pub const OCONFIG_TYPE_NUMBER: u32 = 1;
 pub const OCONFIG_TYPE_BOOLEAN: u32 = 2;
+pub const DS_TYPE_COUNTER: u32 = 0;
+pub const DS_TYPE_GAUGE: u32 = 1;
+pub const DS_TYPE_DERIVE: u32 = 2;
+pub const DS_TYPE_ABSOLUTE: u32 = 3;
 pub const NOTIF_MAX_MSG_LEN: u32 = 256;
 #[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
 const _: () = {
@@ -179,6 +200,37 @@ const _: () = {
     [
         "Offset of field: value_list_s::meta",
     ][::core::mem::offset_of!(value_list_s, meta) - 672usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
+const _: () = {
+    ["Size of data_source_s"][::core::mem::size_of::<data_source_s>() - 152usize];
+    ["Alignment of data_source_s"][::core::mem::align_of::<data_source_s>() - 8usize];
+    [
+        "Offset of field: data_source_s::name",
+    ][::core::mem::offset_of!(data_source_s, name) - 0usize];
+    [
+        "Offset of field: data_source_s::type_",
+    ][::core::mem::offset_of!(data_source_s, type_) - 128usize];
+    [
+        "Offset of field: data_source_s::min",
+    ][::core::mem::offset_of!(data_source_s, min) - 136usize];
+    [
+        "Offset of field: data_source_s::max",
+    ][::core::mem::offset_of!(data_source_s, max) - 144usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
+const _: () = {
+    ["Size of data_set_s"][::core::mem::size_of::<data_set_s>() - 144usize];
+    ["Alignment of data_set_s"][::core::mem::align_of::<data_set_s>() - 8usize];
+    [
+        "Offset of field: data_set_s::type_",
+    ][::core::mem::offset_of!(data_set_s, type_) - 0usize];
+    [
+        "Offset of field: data_set_s::ds_num",
+    ][::core::mem::offset_of!(data_set_s, ds_num) - 128usize];
+    [
+        "Offset of field: data_set_s::ds",
+    ][::core::mem::offset_of!(data_set_s, ds) - 136usize];
 };
 pub const notification_meta_type_e_NM_TYPE_STRING: notification_meta_type_e = 0;
 pub const notification_meta_type_e_NM_TYPE_SIGNED_INT: notification_meta_type_e = 1;
@@ -290,6 +342,7 @@ pub union notification_meta_s__bindgen_ty_1 {
 }
 unsafe extern "C" {
     pub static mut hostname_g: *mut ::core::ffi::c_char;
+    pub fn plugin_dispatch_values(vl: *const value_list_t) -> ::core::ffi::c_int;
     pub fn plugin_dispatch_notification(
         notif: *const notification_t,
     ) -> ::core::ffi::c_int;
@@ -298,4 +351,5 @@ unsafe extern "C" {
         format: *const ::core::ffi::c_char,
         ...
     );
+    pub fn plugin_get_ds(name: *const ::core::ffi::c_char) -> *const data_set_t;
 }
