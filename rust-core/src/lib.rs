@@ -19,6 +19,7 @@ pub mod logging;
 pub mod monitor;
 pub mod protocol;
 pub mod remote;
+pub mod rules;
 pub mod runner;
 pub mod secret;
 pub mod sender;

@@ -14,7 +14,7 @@ use super::Problems;
 const MAX_VALUE: usize = 4096;
 
 /// A value that came with a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Argument {
     /// A string.
     Text(String),
