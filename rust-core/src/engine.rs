@@ -21,10 +21,12 @@ use tracing::{error, info, warn};
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
 use crate::boundary::{self, Boundary};
 use crate::clock::parse_iso8601;
-use crate::protocol::{Code, Content, Message, Outcome, TaskId};
+use crate::protocol::{Code, Content, Digest, Message, Outcome, TaskId};
 use crate::runner::{End, Event, Job, Report, Runner};
 use crate::settings::{Argument, CommandSpec, Freshness, Program, ServicesSource};
-use crate::store::{Earlier, Number, Progress, Store, Syncer};
+use crate::store::{Earlier, Number, Progress, Seen, Store, Syncer};
+use crate::trust::audit::{By, Decision};
+use crate::trust::{self, Authority, Trust};
 
 /// How long the runner may take to end its commands when the monitor stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -48,8 +50,8 @@ pub struct Delivery {
 /// What comes in.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A message that was understood.
-    Message(Message, Delivery),
+    /// A message that was understood, and what it came with.
+    Message(Message, Authority, Delivery),
     /// One that is refused by whoever read it, and whose sender can be told so.
     Refused {
         /// What the sender calls it.
@@ -82,6 +84,9 @@ struct Task {
     spec: CommandSpec,
     program: Program,
     arrived: Instant,
+    authority: Authority,
+    /// Whether the sender has chosen parameters.
+    parameters: bool,
 }
 
 /// Why a message is not acted upon.
@@ -125,6 +130,8 @@ pub(crate) struct Parts {
     pub(crate) syncer: Option<Syncer>,
     /// How old messages may be.
     pub(crate) freshness: Freshness,
+    /// Who may do what, and where decisions are written down.
+    pub(crate) trust: Arc<Trust>,
     /// The time of day.
     pub(crate) clock: Box<dyn Fn() -> SystemTime + Send>,
     /// Where results go.
@@ -168,7 +175,7 @@ impl Engine {
                 }
                 false => "The monitor ended before the command was started.",
             };
-            let outcome = self.outcome(task.task, Code::Interrupted, message);
+            let outcome = self.outcome(task.task, task.request, Code::Interrupted, message);
             self.store().finish(task.number, &outcome);
         }
         let mut undelivered = self.store().undelivered();
@@ -235,7 +242,9 @@ impl Engine {
     /// Takes what comes from outside.
     pub(crate) fn input(&mut self, input: Input) {
         match input {
-            Input::Message(message, delivery) => self.message(message, delivery),
+            Input::Message(message, authority, delivery) => {
+                self.message(message, authority, delivery);
+            }
             Input::Refused {
                 task,
                 code,
@@ -243,16 +252,50 @@ impl Engine {
                 delivery,
             } => {
                 warn!(%task, "refused: {why}");
-                self.refuse(task, code, &why);
+                self.refuse(task, None, code, &why);
                 self.acknowledge(delivery);
             }
         }
     }
 
-    fn message(&mut self, message: Message, delivery: Delivery) {
+    fn message(&mut self, message: Message, authority: Authority, delivery: Delivery) {
+        let now = (self.parts.clock)();
         let key = message.key();
-        if let Some(earlier) = self.earlier(&message) {
-            self.duplicate(message.task, earlier, delivery);
+        let request = authority.envelope();
+        let mut decision = Decision::new(By::from(&authority), "message");
+        decision.task = Some(message.task.to_string());
+        trust::describe(&mut decision, &message.content);
+        let seen = match &authority {
+            Authority::Key(signed) => {
+                decision.targets.clone_from(&signed.targets);
+                self.store().seen(signed, now)
+            }
+            Authority::Local | Authority::Unsigned => Seen::Never,
+        };
+        let permitted = check_seen(seen).and_then(|()| {
+            let permitted = self.parts.trust.permits(&authority, &message.content, now);
+            permitted.map_err(|(code, why)| Refused { code, why })
+        });
+        let earlier = match permitted {
+            Ok(()) => self.earlier(&message),
+            Err(refused) => {
+                self.burn(seen, &authority);
+                self.decline(message.task, request, refused, decision, delivery);
+                return;
+            }
+        };
+        if let Some(earlier) = earlier {
+            self.burn(seen, &authority);
+            decision.decision = "repeated";
+            decision.reason = "The task came before, and is not run again.".to_owned();
+            self.parts.trust.record(&decision, now);
+            self.duplicate(message.task, request, earlier, delivery);
+            return;
+        }
+        if seen == Seen::Same {
+            let why = "This message came before. It was refused then, or its result is not kept.";
+            let refused = Refused::new(Code::Replayed, why);
+            self.decline(message.task, request, refused, decision, delivery);
             return;
         }
         let Message {
@@ -262,10 +305,10 @@ impl Engine {
         } = message;
         match content {
             Content::Configuration => {
-                warn!(%task, "refused: this version cannot replace the configuration");
-                let text = "This version cannot replace the configuration.";
-                self.refuse(task, Code::NotImplemented, text);
-                self.acknowledge(delivery);
+                self.burn(seen, &authority);
+                let why = "This version cannot replace the configuration.";
+                let refused = Refused::new(Code::NotImplemented, why);
+                self.decline(task, request, refused, decision, delivery);
             }
             Content::Command {
                 service,
@@ -277,8 +320,14 @@ impl Engine {
                     .and_then(|()| self.admit(&task, &service, &command, &arguments));
                 match admitted {
                     Ok((claim, spec, program)) => {
-                        let now = (self.parts.clock)();
-                        let number = self.store().accept(&task, key, &service, &command, now);
+                        self.parts.trust.record(&decision, now);
+                        let signed = match &authority {
+                            Authority::Key(signed) => Some(&**signed),
+                            Authority::Local | Authority::Unsigned => None,
+                        };
+                        let number = self
+                            .store()
+                            .accept(&task, key, &service, &command, now, signed);
                         self.when_on_disk(Then::Acknowledge(delivery.token));
                         let task = Task {
                             number,
@@ -288,17 +337,50 @@ impl Engine {
                             spec,
                             program,
                             arrived: Instant::now(),
+                            authority,
+                            parameters: !arguments.is_empty(),
                         };
                         self.arbiter.submit(claim, task);
                         self.start();
                     }
-                    Err(Refused { code, why }) => {
-                        warn!(%task, service, command, "refused: {why}");
-                        self.refuse(task, code, &why);
-                        self.acknowledge(delivery);
+                    Err(refused) => {
+                        self.burn(seen, &authority);
+                        self.decline(task, request, refused, decision, delivery);
                     }
                 }
             }
+        }
+    }
+
+    /// Remembers the nonce of a message that is no new task.
+    fn burn(&mut self, seen: Seen, authority: &Authority) {
+        if let (Seen::Never, Authority::Key(signed)) = (seen, authority) {
+            self.store().burn(signed);
+        }
+    }
+
+    /// Refuses a message, and writes down that and why.
+    fn decline(
+        &mut self,
+        task: TaskId,
+        request: Option<Digest>,
+        Refused { code, why }: Refused,
+        decision: Decision,
+        delivery: Delivery,
+    ) {
+        let (service, command) = (&decision.service, &decision.command);
+        let service = service.as_deref().unwrap_or_default();
+        let command = command.as_deref().unwrap_or_default();
+        warn!(%task, service, command, "refused: {why}");
+        let now = (self.parts.clock)();
+        self.parts
+            .trust
+            .record(&decision.refused(Some(code), &why), now);
+        self.refuse(task, request, code, &why);
+        match request {
+            // A nonce that was burnt must be so after a crash, too.
+            Some(_) => self.when_on_disk(Then::Acknowledge(delivery.token)),
+            None => self.acknowledge(delivery),
         }
     }
 
@@ -318,25 +400,33 @@ impl Engine {
     }
 
     /// A task came that came before. It is not run again.
-    fn duplicate(&mut self, task: TaskId, earlier: Earlier, delivery: Delivery) {
+    fn duplicate(
+        &mut self,
+        task: TaskId,
+        request: Option<Digest>,
+        earlier: Earlier,
+        delivery: Delivery,
+    ) {
         info!(%task, progress = ?earlier.progress, "came before");
         match earlier.progress {
             // Whoever sent it once is answered once.
             Progress::UnderWay if delivery.again => {}
             Progress::UnderWay => {
                 let text = "This task is running. Its result follows.";
-                self.refuse(task, Code::TaskRunning, text);
+                self.refuse(task, request, Code::TaskRunning, text);
             }
             Progress::Finished => {}
             Progress::Delivered => {
                 let result = self.store().result(earlier.number);
                 match result {
-                    Some(outcome) => {
+                    Some(mut outcome) => {
+                        // It answers this message as well as the one before.
+                        outcome.request = request;
                         (self.parts.outputs)(Output::Result(earlier.number, outcome));
                     }
                     None => {
                         let text = "This task was run already. Its result is not kept any more.";
-                        self.refuse(task, Code::TaskRunning, text);
+                        self.refuse(task, request, Code::TaskRunning, text);
                     }
                 }
             }
@@ -452,8 +542,28 @@ impl Engine {
         }
     }
 
-    /// Refuses what has waited for too long.
+    /// Refuses what has waited for too long, and what may not run any more.
     fn expire(&mut self) {
+        let now = (self.parts.clock)();
+        let trust = Arc::clone(&self.parts.trust);
+        let permitted = |task: &Task| {
+            trust.still_permits(
+                &task.authority,
+                &task.service,
+                &task.command,
+                task.parameters,
+                now,
+            )
+        };
+        for task in self.arbiter.withdraw(|task| permitted(task).is_err()) {
+            // What changed in between is a refusal all the same.
+            let (code, why) = permitted(&task).err().unwrap_or_else(|| {
+                let why = "The key could not be verified when the command was to be started.";
+                (Code::NotPermitted, why.to_owned())
+            });
+            warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
+            self.withdrawn(task, code, &why);
+        }
         let Some(max_age) = self.parts.freshness.max_age else {
             return;
         };
@@ -466,8 +576,21 @@ impl Engine {
                 max_age.as_secs()
             );
             warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
-            self.tell(task, Code::Stale, &why);
+            self.withdrawn(task, Code::Stale, &why);
         }
+    }
+
+    /// A task that was accepted is refused before it runs.
+    fn withdrawn(&mut self, task: Task, code: Code, why: &str) {
+        let mut decision = Decision::new(By::from(&task.authority), trust::Kind::Command.name());
+        decision.service = Some(task.service.clone());
+        decision.command = Some(task.command.clone());
+        decision.task = Some(task.id.to_string());
+        let now = (self.parts.clock)();
+        self.parts
+            .trust
+            .record(&decision.refused(Some(code), why), now);
+        self.tell(task, code, why);
     }
 
     fn run_now(&mut self, ticket: Ticket, task: Task) {
@@ -627,6 +750,7 @@ impl Engine {
             errors,
             code,
             at: (self.parts.clock)(),
+            request: task.authority.envelope(),
         };
         self.conclude(task.number, outcome);
     }
@@ -663,19 +787,20 @@ impl Engine {
         drop(events);
     }
 
-    fn outcome(&self, task: TaskId, code: Code, message: &str) -> Outcome {
+    fn outcome(&self, task: TaskId, request: Option<Digest>, code: Code, message: &str) -> Outcome {
         Outcome {
             task,
             message: message.to_owned(),
             errors: String::new(),
             code,
             at: (self.parts.clock)(),
+            request,
         }
     }
 
     /// Says how a task ended that printed nothing.
     fn tell(&mut self, task: Task, code: Code, message: &str) {
-        let outcome = self.outcome(task.id, code, message);
+        let outcome = self.outcome(task.id, task.authority.envelope(), code, message);
         self.conclude(task.number, outcome);
     }
 
@@ -686,10 +811,33 @@ impl Engine {
     }
 
     /// Answers a message that is not acted upon.
-    fn refuse(&mut self, task: TaskId, code: Code, message: &str) {
-        let outcome = self.outcome(task, code, message);
+    fn refuse(&mut self, task: TaskId, request: Option<Digest>, code: Code, message: &str) {
+        let outcome = self.outcome(task, request, code, message);
         let number = self.store().answer(&outcome);
         (self.parts.outputs)(Output::Result(number, outcome));
+    }
+}
+
+/// Whether a message with such a nonce may be acted upon, or answered as before.
+fn check_seen(seen: Seen) -> Result<(), Refused> {
+    match seen {
+        Seen::Never | Seen::Same => Ok(()),
+        Seen::Other => Err(Refused::new(
+            Code::Replayed,
+            "Another message came before with the same nonce.",
+        )),
+        Seen::Forgotten => Err(Refused::new(
+            Code::Replayed,
+            "The message had expired before the clock of this host was set back.",
+        )),
+        Seen::Full => Err(Refused::new(
+            Code::NoReplayProtection,
+            "Too many messages of this key, or of all keys, have not expired yet.",
+        )),
+        Seen::NotDurable => Err(Refused::new(
+            Code::NoReplayProtection,
+            "The journal is only in memory, so a replay of this message would not be recognised after a restart.",
+        )),
     }
 }
 
@@ -778,6 +926,7 @@ mod tests {
             store: Arc::clone(&store),
             syncer: None,
             freshness: settings.freshness,
+            trust: Arc::new(Trust::unsigned("h")),
             clock: Box::new(move || *clock.lock().unwrap()),
             outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
         });
@@ -814,7 +963,8 @@ mod tests {
                 content,
             };
             let delivery = Delivery { token: id, again };
-            self.engine.input(Input::Message(message, delivery));
+            self.engine
+                .input(Input::Message(message, Authority::Unsigned, delivery));
         }
 
         /// The tokens that were acknowledged so far.
@@ -890,6 +1040,7 @@ mod tests {
                 timestamp: None,
                 content: Content::Configuration,
             },
+            Authority::Unsigned,
             Delivery {
                 token: 3,
                 again: false,
@@ -1204,7 +1355,7 @@ mod tests {
             .key();
         {
             let mut store = f.store.lock().unwrap();
-            let number = store.accept(&1.into(), key, "web", "restart", now);
+            let number = store.accept(&1.into(), key, "web", "restart", now, None);
             store.start(number, Some(Duration::from_secs(60)), now);
         }
         f.pass(1);

@@ -20,6 +20,8 @@ use crate::runner::Client;
 use crate::settings::{Block, Settings};
 use crate::store::{Store, Syncer};
 use crate::threads::{self, Failure};
+use crate::trust::audit;
+use crate::trust::Trust;
 
 /// How many messages may wait for the engine.
 const INPUTS: usize = 256;
@@ -87,6 +89,9 @@ struct Running {
     engine: JoinHandle<()>,
     /// Brings the journal to the disk. Ends when the engine does.
     journal: Option<JoinHandle<()>>,
+    /// Writes the audit log. Ends when nobody decides any more.
+    audit: Option<JoinHandle<()>>,
+    trust: Arc<Trust>,
     remote: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
@@ -177,6 +182,8 @@ impl Monitor {
             .remote
             .map(|remote| Remote::prepare(remote, Arc::clone(&self.daemon)))
             .transpose()?;
+        let (trust, auditor) = Trust::new(settings.trust, &self.daemon)?;
+        let trust = Arc::new(trust);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(1)
@@ -209,6 +216,9 @@ impl Monitor {
             }
             None => (None, never(), None),
         };
+        let audit = auditor
+            .map(|writer| threads::spawn("monitor-audit", logger, &self.failure, || writer.run()));
+        let audit = audit.transpose().map_err(thread_failed)?;
         let store = Arc::new(Mutex::new(store));
         let clock = Arc::clone(&self.daemon);
         let at_engine = Arc::clone(&store);
@@ -218,6 +228,7 @@ impl Monitor {
             store: Arc::clone(&store),
             syncer,
             freshness: settings.freshness,
+            trust: Arc::clone(&trust),
             clock: Box::new(move || clock.now()),
             outputs: Box::new(move |output| {
                 if let Err(error) = outputs_in.try_send(output) {
@@ -240,6 +251,8 @@ impl Monitor {
             engine_stop,
             engine,
             journal,
+            audit,
+            trust: Arc::clone(&trust),
             remote: None,
         };
 
@@ -249,6 +262,7 @@ impl Monitor {
                 inputs: inputs_in,
                 outputs,
                 store,
+                trust,
                 stop: stopped,
             };
             let thread = threads::spawn("monitor-remote", logger, &self.failure, move || {
@@ -325,13 +339,7 @@ impl Running {
         // A panic of a thread was reported by the thread.
         drop(self.engine.join());
         if let Some(thread) = self.journal {
-            let deadline = Instant::now() + DISK_PATIENCE;
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if thread.is_finished() {
-                drop(thread.join());
-            } else {
+            if !join_within(thread, DISK_PATIENCE) {
                 // It ends when the disk answers. The code stays mapped, and it holds nothing but a descriptor.
                 warn!("the disk of the journal does not answer, and is not waited for");
             }
@@ -342,7 +350,27 @@ impl Running {
             }
             drop(thread.join());
         }
+        drop(self.trust);
+        if let Some(thread) = self.audit {
+            if !join_within(thread, audit::STOP_PATIENCE) {
+                warn!("the disk of the audit log does not answer, and is not waited for");
+            }
+        }
     }
+}
+
+/// Waits for a thread that may be held up by a disk. Says whether it has ended.
+fn join_within(thread: JoinHandle<()>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ended = thread.is_finished();
+    if ended {
+        // A panic of a thread was reported by the thread.
+        drop(thread.join());
+    }
+    ended
 }
 
 #[cfg(test)]

@@ -94,6 +94,22 @@ impl fmt::Debug for TaskId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key([u8; 16]);
 
+/// A digest of other things, of the same length.
+pub type Digest = Key;
+
+impl Key {
+    /// The digest of some parts, and of where one ends and the next begins.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = openssl::sha::Sha256::new();
+        for part in parts {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let [half, _] = halves(hash.finish());
+        Self(half)
+    }
+}
+
 fn halves(digest: [u8; 32]) -> [[u8; 16]; 2] {
     let mut halves = [[0; 16]; 2];
     for (at, byte) in digest.into_iter().enumerate() {
@@ -370,10 +386,34 @@ pub enum Code {
     NoTimestamp,
     /// The message is longer than any is allowed to be.
     TooLong,
+    /// The message is not signed, and has to be.
+    Unsigned,
+    /// The envelope of the message was not understood.
+    BadEnvelope,
+    /// The key is not one that is trusted, or its time is over.
+    UnknownKey,
+    /// The signature is wrong.
+    BadSignature,
+    /// The message is not for this host. Nobody is told so.
+    WrongTarget,
+    /// The time of the message is over.
+    Expired,
+    /// The message was signed in the future: clocks differ.
+    NotYetValid,
+    /// The message, or another one with the same nonce, came before.
+    Replayed,
+    /// The key may not do this.
+    NotPermitted,
+    /// It cannot be told whom to trust.
+    NoTrust,
+    /// It could not be told whether the message comes again.
+    NoReplayProtection,
+    /// Recovery is on hold.
+    Held,
 }
 
 /// Those that are not an exit status.
-const CODES: [(Code, u32); 17] = [
+const CODES: [(Code, u32); 29] = [
     (Code::NotImplemented, 0x1000),
     (Code::NoServices, 0x1001),
     (Code::NoSuchService, 0x1002),
@@ -391,6 +431,18 @@ const CODES: [(Code, u32); 17] = [
     (Code::ClockSkew, 0x3009),
     (Code::NoTimestamp, 0x300a),
     (Code::TooLong, 0x300b),
+    (Code::Unsigned, 0x3100),
+    (Code::BadEnvelope, 0x3101),
+    (Code::UnknownKey, 0x3102),
+    (Code::BadSignature, 0x3103),
+    (Code::WrongTarget, 0x3104),
+    (Code::Expired, 0x3105),
+    (Code::NotYetValid, 0x3106),
+    (Code::Replayed, 0x3107),
+    (Code::NotPermitted, 0x3108),
+    (Code::NoTrust, 0x3109),
+    (Code::NoReplayProtection, 0x310a),
+    (Code::Held, 0x310b),
 ];
 
 impl Code {
@@ -443,6 +495,8 @@ pub struct Outcome {
     pub code: Code,
     /// When.
     pub at: SystemTime,
+    /// The envelope that it answers, if there was one.
+    pub request: Option<Digest>,
 }
 
 #[derive(Serialize)]
@@ -609,6 +663,7 @@ mod tests {
                 errors: String::new(),
                 code: Code::Exit(0),
                 at: UNIX_EPOCH,
+                request: None,
             };
             let json = outcome.to_json("h");
             assert!(json.starts_with(&format!("{{\"task_id\":{id},")), "{json}");
@@ -798,6 +853,7 @@ mod tests {
             errors: String::new(),
             code: Code::Exit(3),
             at: UNIX_EPOCH + Duration::from_secs(1_606_351_279),
+            request: None,
         };
         let json = outcome.to_json("node1");
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -21,9 +21,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::daemon::Daemon;
 use crate::engine::{Delivery, Input, Output};
-use crate::protocol::{Code, Message, Outcome};
+use crate::protocol::{Code, Message, Outcome, TaskId};
 use crate::settings;
 use crate::store::{Number, Store};
+use crate::trust::audit::{By, Decision};
+use crate::trust::{self, Trust};
 use backoff::Backoff;
 use outbox::Outbox;
 use session::Unreleased;
@@ -47,6 +49,8 @@ pub(crate) struct Links {
     pub(crate) outputs: mpsc::Receiver<Output>,
     /// Where to write down that the broker has a result.
     pub(crate) store: Arc<Mutex<Store>>,
+    /// Which messages are looked at, and how results are signed.
+    pub(crate) trust: Arc<Trust>,
     /// Becomes true when the monitor stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -327,38 +331,16 @@ impl Connection {
             self.acknowledge(delivery.token);
             return;
         }
-        let input = match Message::parse(&publish.payload) {
-            // It comes with every subscription, and nobody knows when it was sent.
-            Ok(message) if publish.retain => Input::Refused {
-                task: message.task,
-                code: Code::Retained,
-                why: "Commands must not be retained.".to_owned(),
-                delivery,
-            },
-            Ok(message) => Input::Message(message, delivery),
-            Err(unreadable) => {
-                warn!(
-                    bytes = publish.payload.len(),
-                    "a message is not understood: {}", unreadable.reason
-                );
-                let Some(task) = unreadable.task else {
-                    self.acknowledge(delivery.token);
-                    return;
-                };
-                Input::Refused {
-                    task,
-                    code: unreadable.code,
-                    why: format!("The message is not understood: {}.", unreadable.reason),
-                    delivery,
-                }
-            }
+        let Some(input) = self.read(publish, delivery) else {
+            self.acknowledge(delivery.token);
+            return;
         };
         match self.links.inputs.try_send(input) {
             Ok(()) => {}
             Err(TrySendError::Full(input)) => {
-                let task = match input {
-                    Input::Message(message, _) => message.task,
-                    Input::Refused { task, .. } => task,
+                let (task, request) = match input {
+                    Input::Message(message, authority, _) => (message.task, authority.envelope()),
+                    Input::Refused { task, .. } => (task, None),
                 };
                 warn!(%task, "refused: too many messages are waiting");
                 let outcome = Outcome {
@@ -367,6 +349,7 @@ impl Connection {
                     errors: String::new(),
                     code: Code::Busy,
                     at: self.remote.daemon.now(),
+                    request,
                 };
                 let number = self.store().answer(&outcome);
                 self.result(number, &outcome);
@@ -374,6 +357,62 @@ impl Connection {
             }
             // The monitor stops. Whoever comes after it gets the message again.
             Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// What a payload asks for, or why it is refused. None if nobody can be told.
+    fn read(&self, publish: &Publish, delivery: Delivery) -> Option<Input> {
+        let trust = &self.links.trust;
+        let now = self.remote.daemon.now();
+        let opened = match trust.open(&publish.payload, now) {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                let trust::Refusal { code, why, task } = refusal;
+                // The engine says so where it answers.
+                let Some(task) = task else {
+                    warn!(bytes = publish.payload.len(), "refused: {why}");
+                    return None;
+                };
+                return Some(Input::Refused {
+                    task,
+                    code,
+                    why,
+                    delivery,
+                });
+            }
+        };
+        let refused = |task: Option<&TaskId>, code: Code, why: &str| {
+            let mut decision = Decision::new(By::from(&opened.authority), "message");
+            decision.task = task.map(ToString::to_string);
+            trust.record(&decision.refused(Some(code), why), now);
+        };
+        match Message::parse(&opened.text) {
+            // It comes with every subscription, and nobody knows when it was sent.
+            Ok(message) if publish.retain => {
+                let why = "Commands must not be retained.";
+                refused(Some(&message.task), Code::Retained, why);
+                Some(Input::Refused {
+                    task: message.task,
+                    code: Code::Retained,
+                    why: why.to_owned(),
+                    delivery,
+                })
+            }
+            Ok(message) => Some(Input::Message(message, opened.authority, delivery)),
+            Err(unreadable) => {
+                warn!(
+                    bytes = publish.payload.len(),
+                    "a message is not understood: {}", unreadable.reason
+                );
+                let why = format!("The message is not understood: {}.", unreadable.reason);
+                refused(unreadable.task.as_ref(), unreadable.code, &why);
+                Some(Input::Refused {
+                    task: unreadable.task?,
+                    code: unreadable.code,
+                    why,
+                    delivery,
+                })
+            }
         }
     }
 
@@ -411,6 +450,8 @@ impl Connection {
             return;
         }
         let json = outcome.to_json(&self.remote.host);
+        let now = self.remote.daemon.now();
+        let json = self.links.trust.seal_result(json, outcome.request, now);
         let dropped = self.outbox.push(number, json.into_bytes());
         if !dropped.is_empty() {
             let mut store = self.store();

@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 
 /// A place in a text, counted from 1. Columns count bytes, as serde_json's do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) line: usize,
-    pub(super) column: usize,
+pub(crate) struct Place {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
 }
 
 impl fmt::Display for Place {
@@ -20,14 +20,14 @@ impl fmt::Display for Place {
 
 /// A value and where it starts.
 #[derive(Debug)]
-pub(super) struct Located {
-    pub(super) at: Place,
-    pub(super) node: Node,
+pub(crate) struct Located {
+    pub(crate) at: Place,
+    pub(crate) node: Node,
 }
 
 /// A value.
 #[derive(Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Null,
     Flag(bool),
     Number(f64),
@@ -39,7 +39,7 @@ pub(super) enum Node {
 
 impl Node {
     /// The kind of the value, with an article.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Node::Null => "null",
             Node::Flag(_) => "a boolean",
@@ -53,16 +53,16 @@ impl Node {
 
 /// What is wrong with a text, and where.
 #[derive(Debug)]
-pub(super) struct SyntaxError {
-    pub(super) at: Place,
-    pub(super) what: String,
+pub(crate) struct SyntaxError {
+    pub(crate) at: Place,
+    pub(crate) what: String,
 }
 
 /// Settings nest four levels deep. The limit keeps a hostile file from exhausting the stack.
 const MAX_DEPTH: usize = 16;
 
 /// Reads a whole text.
-pub(super) fn parse(text: &str) -> Result<Located, SyntaxError> {
+pub(crate) fn parse(text: &str) -> Result<Located, SyntaxError> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| SyntaxError {
         at: Place {
             line: error.line(),

@@ -3,7 +3,7 @@
 //! Settings are checked as a whole: [`Settings::read`] finds every mistake before it refuses.
 
 mod block;
-mod json;
+pub(crate) mod json;
 mod parameters;
 mod services;
 
@@ -65,6 +65,41 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// How old messages may be.
     pub freshness: Freshness,
+    /// Whom to obey.
+    pub trust: Trust,
+}
+
+/// Whom to obey, and what to write down about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The file with the keys, and what each may do.
+    pub file: Option<PathBuf>,
+    /// Whether messages must be signed.
+    pub require_signature: bool,
+    /// The key that results are signed with, if any.
+    pub host_key: Option<PathBuf>,
+    /// The groups that this host belongs to.
+    pub groups: Vec<String>,
+    /// By how much the clocks of sender and host may differ.
+    pub clock_skew: Duration,
+    /// Where decisions are written down, if anywhere.
+    pub audit_log: Option<PathBuf>,
+    /// Whether decisions go to the system's log.
+    pub audit_syslog: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            file: None,
+            require_signature: false,
+            host_key: None,
+            groups: Vec::new(),
+            clock_skew: Duration::from_secs(30),
+            audit_log: None,
+            audit_syslog: false,
+        }
+    }
 }
 
 /// How old messages may be.
@@ -225,9 +260,16 @@ enum Setting {
     RequireTimestamp,
     PasswordFile,
     StatusTopic,
+    TrustFile,
+    RequireSignature,
+    HostKey,
+    Groups,
+    ClockSkew,
+    AuditLog,
+    AuditSyslog,
 }
 
-const KEYS: [(&str, Setting); 23] = [
+const KEYS: [(&str, Setting); 30] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -251,6 +293,13 @@ const KEYS: [(&str, Setting); 23] = [
     ("RequireTimestamp", Setting::RequireTimestamp),
     ("PasswordFile", Setting::PasswordFile),
     ("StatusTopic", Setting::StatusTopic),
+    ("TrustFile", Setting::TrustFile),
+    ("RequireSignature", Setting::RequireSignature),
+    ("HostKey", Setting::HostKey),
+    ("Groups", Setting::Groups),
+    ("ClockSkew", Setting::ClockSkew),
+    ("AuditLog", Setting::AuditLog),
+    ("AuditSyslog", Setting::AuditSyslog),
 ];
 
 impl Setting {
@@ -271,6 +320,7 @@ enum Checked {
     Interval(Duration),
     Device(Device),
     Threshold(Threshold),
+    Names(Vec<String>),
 }
 
 type Given = BTreeMap<Setting, Checked>;
@@ -355,6 +405,28 @@ fn take_json(name: &str, value: Located, given: &mut Given, problems: &mut Probl
         return;
     };
     let kind = value.node.kind();
+    if *key == Setting::Groups {
+        let names = match value.node {
+            Node::List(items) => items.into_iter().map(|item| item.node).collect(),
+            node => vec![node],
+        };
+        let names = names.into_iter().map(|node| match node {
+            Node::Text(text) => Some(text),
+            _ => None,
+        });
+        match names
+            .collect::<Option<Vec<_>>>()
+            .map_or(Err(GROUPS.to_owned()), groups)
+        {
+            Ok(checked) => {
+                if given.insert(*key, checked).is_some() {
+                    problems.json(value.at, name, "is there twice");
+                }
+            }
+            Err(what) => problems.json(value.at, name, what),
+        }
+        return;
+    }
     let datum = match value.node {
         Node::Text(text) => Value::Text(text),
         Node::Number(number) => Value::Number(number),
@@ -378,10 +450,25 @@ fn take_json(name: &str, value: Located, given: &mut Given, problems: &mut Probl
     }
 }
 
+const GROUPS: &str = "must be the names of groups, without control characters";
+
+fn groups(names: Vec<String>) -> Result<Checked, String> {
+    let good = |name: &String| !name.is_empty() && !name.chars().any(char::is_control);
+    match names.iter().all(good) {
+        true => Ok(Checked::Names(names)),
+        false => Err(GROUPS.to_owned()),
+    }
+}
+
 /// What a setting takes, for a message.
 fn expected(key: Setting) -> &'static str {
     match key {
-        Setting::Secure | Setting::CleanSession | Setting::RequireTimestamp => "a boolean",
+        Setting::Secure
+        | Setting::CleanSession
+        | Setting::RequireTimestamp
+        | Setting::RequireSignature
+        | Setting::AuditSyslog => "a boolean",
+        Setting::ClockSkew => "a number of seconds from 0 to 3600",
         Setting::MaxAge => "a number of seconds from 1 to 604800, or 0 for any age",
         Setting::QoS => "0, 1 or 2",
         Setting::ReconnectInterval => "a number of seconds from 0.1 to 86400",
@@ -400,9 +487,20 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
     let wrong_type = || Err(format!("must be {}, not {kind}", expected(key)));
     match (key, value) {
         (
-            Setting::Secure | Setting::CleanSession | Setting::RequireTimestamp,
+            Setting::Secure
+            | Setting::CleanSession
+            | Setting::RequireTimestamp
+            | Setting::RequireSignature
+            | Setting::AuditSyslog,
             Value::Flag(flag),
         ) => Ok(Checked::Flag(flag)),
+        (Setting::ClockSkew, Value::Number(seconds)) => {
+            if (0.0..=3600.0).contains(&seconds) {
+                Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
+            } else {
+                Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
         (Setting::MaxAge, Value::Number(seconds)) => {
             if seconds == 0.0 || (1.0..=604_800.0).contains(&seconds) {
                 Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
@@ -439,7 +537,10 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
             | Setting::ReconnectInterval
             | Setting::KeepAlive
             | Setting::MaxAge
-            | Setting::RequireTimestamp,
+            | Setting::RequireTimestamp
+            | Setting::RequireSignature
+            | Setting::AuditSyslog
+            | Setting::ClockSkew,
             _,
         ) => wrong_type(),
         (_, Value::Text(text)) => check_text(key, text),
@@ -482,7 +583,13 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         {
             Err("is not a topic to publish to: it must not hold + or #".to_owned())
         }
-        Setting::StateDir | Setting::PasswordFile if !text.starts_with('/') => {
+        Setting::StateDir
+        | Setting::PasswordFile
+        | Setting::TrustFile
+        | Setting::HostKey
+        | Setting::AuditLog
+            if !text.starts_with('/') =>
+        {
             Err("must be an absolute path".to_owned())
         }
         _ => Ok(Checked::Text(text)),
@@ -582,6 +689,22 @@ fn take_option(option: &Block, given: &mut Given, problems: &mut Problems) {
         problems.block(&option.key, "is not a setting");
         return;
     };
+    if *key == Setting::Groups {
+        let names = option.values.iter().map(|value| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        });
+        let names = names.collect::<Option<Vec<_>>>();
+        match names.map_or(Err(GROUPS.to_owned()), groups) {
+            Ok(checked) => {
+                if given.insert(*key, checked).is_some() {
+                    problems.block(name, "is there twice");
+                }
+            }
+            Err(what) => problems.block(name, what),
+        }
+        return;
+    }
     let [value] = option.values.as_slice() else {
         problems.block(
             name,
@@ -606,6 +729,7 @@ fn assemble(
     problems: &mut Problems,
 ) -> Settings {
     let remote = remote(&mut given, problems);
+    let trust = trust(&mut given, problems);
     let settings = Settings {
         device: match given.remove(&Setting::LogDevice) {
             Some(Checked::Device(device)) => device,
@@ -628,6 +752,7 @@ fn assemble(
             },
             require_timestamp: flag(&mut given, Setting::RequireTimestamp).unwrap_or(false),
         },
+        trust,
     };
     if settings.remote.is_none() && settings.rules.is_none() {
         problems.block(
@@ -704,6 +829,33 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
         reconnect: interval(given, Setting::ReconnectInterval),
         keep_alive: interval(given, Setting::KeepAlive).unwrap_or(Duration::from_secs(30)),
     })
+}
+
+/// Without a trust file, messages are those of a site that has no keys yet; the monitor says so at each start.
+fn trust(given: &mut Given, problems: &mut Problems) -> Trust {
+    let file = text(given, Setting::TrustFile).map(PathBuf::from);
+    let require = flag(given, Setting::RequireSignature);
+    if file.is_none() && require == Some(true) {
+        problems.block(
+            "TrustFile",
+            "is needed, because there is RequireSignature: it says whose signatures count",
+        );
+    }
+    let audit_log = text(given, Setting::AuditLog).map(PathBuf::from);
+    let wants_audit = audit_log.is_some() || file.is_some();
+    Trust {
+        require_signature: require.unwrap_or(file.is_some()),
+        file,
+        host_key: text(given, Setting::HostKey).map(PathBuf::from),
+        groups: match given.remove(&Setting::Groups) {
+            Some(Checked::Names(names)) => names,
+            _ => Vec::new(),
+        },
+        clock_skew: interval(given, Setting::ClockSkew)
+            .unwrap_or_else(|| Trust::default().clock_skew),
+        audit_log,
+        audit_syslog: flag(given, Setting::AuditSyslog).unwrap_or(wants_audit),
+    }
 }
 
 fn tls(given: &mut Given, secure: bool, problems: &mut Problems) -> Option<Tls> {

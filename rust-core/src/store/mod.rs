@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::boundary::{self, Boundary};
-use crate::protocol::{Code, Key, Outcome, TaskId};
+use crate::protocol::{Code, Digest, Key, Outcome, TaskId};
+use crate::trust::Signed;
 pub(crate) use sync::Syncer;
 
 use log::{AppendError, Log, Medium, OpenError, Place};
@@ -31,6 +32,10 @@ const HALF: usize = 4 * 1024 * 1024;
 const HALF_IN_MEMORY: usize = 1024 * 1024;
 /// How many tasks are known that are over. A duplicate of an older one is not recognised.
 const MAX_KNOWN: usize = 16 * 1024;
+/// How many nonces are remembered until they expire, of all keys and of each. When there are more, messages are
+/// refused: a key that sends too many must not shut out the others.
+const MAX_NONCES: usize = 8192;
+const MAX_NONCES_OF_KEY: usize = 2048;
 /// The name of the journal's file.
 const FILE: &str = "journal";
 
@@ -49,6 +54,8 @@ enum Record {
         service: String,
         command: String,
         at: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        req: Option<Digest>,
     },
     /// It is about to be run.
     Started { n: Number },
@@ -63,6 +70,8 @@ enum Record {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         stderr: String,
         at: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        req: Option<Digest>,
     },
     /// The broker has the result.
     Delivered { n: Number },
@@ -74,6 +83,15 @@ enum Record {
         command: String,
         until: u64,
     },
+    /// A nonce came in this envelope, and counts until this time, in seconds.
+    Nonce {
+        id: Digest,
+        env: Digest,
+        until: u64,
+        of: u32,
+    },
+    /// Nonces that counted until this time may be forgotten, so no other envelope that does counts.
+    Forgotten { until: u64 },
     /// A monitor began to work with this journal, for the n-th time.
     Began { starts: u64 },
     /// Written by a version to come.
@@ -96,6 +114,7 @@ enum State {
         service: String,
         command: String,
         started: bool,
+        request: Option<Digest>,
     },
     Finished {
         /// Where the result is, if it is kept.
@@ -142,6 +161,53 @@ pub(crate) struct LeftBehind {
     pub(crate) command: String,
     /// Whether it may have run.
     pub(crate) started: bool,
+    /// The envelope that it came in.
+    pub(crate) request: Option<Digest>,
+}
+
+/// A nonce that came before.
+#[derive(Clone, Copy, Debug)]
+struct Nonce {
+    envelope: Digest,
+    until: u64,
+    /// Tells the keys apart, well enough to count.
+    of: u32,
+}
+
+impl Nonce {
+    fn of(signed: &Signed) -> Self {
+        Self {
+            envelope: signed.envelope,
+            until: signed.expires,
+            of: crc::crc32(signed.kid.as_bytes()),
+        }
+    }
+
+    fn record(self, id: Digest) -> Record {
+        let Self {
+            envelope: env,
+            until,
+            of,
+        } = self;
+        Record::Nonce { id, env, until, of }
+    }
+}
+
+/// What is known of the nonce of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It comes for the first time.
+    Never,
+    /// It came before in the same envelope, so the message is delivered again or replayed as it was.
+    Same,
+    /// It came before in another envelope.
+    Other,
+    /// It may have come before and have been forgotten: by the clock that was right then, it has expired.
+    Forgotten,
+    /// There is no room to remember it.
+    Full,
+    /// What is remembered would not outlive the daemon.
+    NotDurable,
 }
 
 /// Counts what was lost.
@@ -159,6 +225,9 @@ pub(crate) struct Store {
     known: BTreeMap<Number, Known>,
     by_key: HashMap<Key, Number>,
     cooling: HashMap<(String, String), u64>,
+    nonces: HashMap<Digest, Nonce>,
+    /// Until when nonces counted that are forgotten.
+    forgotten: u64,
     next: Number,
     /// How many monitors have worked with this journal.
     starts: u64,
@@ -217,6 +286,8 @@ impl Store {
             known,
             by_key,
             cooling,
+            nonces,
+            forgotten,
             next,
             starts,
             strange,
@@ -232,6 +303,8 @@ impl Store {
             known,
             by_key,
             cooling,
+            nonces,
+            forgotten,
             next: next.max(1),
             starts: starts + 1,
             losses: Losses {
@@ -302,6 +375,7 @@ impl Store {
                 service,
                 command,
                 started,
+                request,
             } = &known.state
             else {
                 return None;
@@ -312,6 +386,7 @@ impl Store {
                 service: service.clone(),
                 command: command.clone(),
                 started: *started,
+                request: *request,
             })
         });
         tasks.collect()
@@ -346,6 +421,53 @@ impl Store {
             .collect()
     }
 
+    /// What is known of the nonce of a message.
+    pub(crate) fn seen(&mut self, signed: &Signed, now: SystemTime) -> Seen {
+        self.forget_nonces(now);
+        let new = Nonce::of(signed);
+        match self.nonces.get(&signed.nonce) {
+            Some(known) if known.envelope == new.envelope => return Seen::Same,
+            Some(_) => return Seen::Other,
+            None => {}
+        }
+        let of_key = self.nonces.values().filter(|known| known.of == new.of);
+        if !self.log.is_durable() {
+            Seen::NotDurable
+        } else if new.until <= self.forgotten {
+            Seen::Forgotten
+        } else if self.nonces.len() >= MAX_NONCES || of_key.count() >= MAX_NONCES_OF_KEY {
+            Seen::Full
+        } else {
+            Seen::Never
+        }
+    }
+
+    /// A nonce came with a message that is no task.
+    pub(crate) fn burn(&mut self, signed: &Signed) {
+        let record = self.nonce_record(signed);
+        self.write(&[record]);
+    }
+
+    fn nonce_record(&mut self, signed: &Signed) -> Record {
+        let nonce = Nonce::of(signed);
+        self.nonces.insert(signed.nonce, nonce);
+        nonce.record(signed.nonce)
+    }
+
+    /// Forgets nonces that have expired. Should the clock be set back, no message counts that expires before those
+    /// did.
+    fn forget_nonces(&mut self, now: SystemTime) {
+        let now = seconds(now);
+        let forgotten = &mut self.forgotten;
+        self.nonces.retain(|_, nonce| {
+            let keep = nonce.until >= now;
+            if !keep {
+                *forgotten = (*forgotten).max(nonce.until);
+            }
+            keep
+        });
+    }
+
     /// A task is to be run.
     pub(crate) fn accept(
         &mut self,
@@ -354,24 +476,31 @@ impl Store {
         service: &str,
         command: &str,
         now: SystemTime,
+        signed: Option<&Signed>,
     ) -> Number {
         let n = self.number();
         let at = seconds(now);
+        let request = signed.map(|signed| signed.envelope);
         boundary::reached(Boundary::BeforeAccepted);
-        self.write(&[Record::Accepted {
+        let mut records = vec![Record::Accepted {
             n,
             task: task.to_string(),
             key,
             service: service.to_owned(),
             command: command.to_owned(),
             at,
-        }]);
+            req: request,
+        }];
+        // With one write, lest one be there without the other.
+        records.extend(signed.map(|signed| self.nonce_record(signed)));
+        self.write(&records);
         boundary::reached(Boundary::AfterAccepted);
         let state = State::Accepted {
             task: task.clone(),
             service: service.to_owned(),
             command: command.to_owned(),
             started: false,
+            request,
         };
         let key = Some(key);
         self.insert(n, Known { key, at, state });
@@ -440,6 +569,7 @@ impl Store {
             message,
             stderr,
             at: seconds(outcome.at),
+            req: outcome.request,
         }]);
         let state = State::Finished {
             place: places.first().copied(),
@@ -580,6 +710,7 @@ impl Store {
                 service,
                 command,
                 started,
+                request,
             } = &known.state
             {
                 let n = *number;
@@ -593,6 +724,7 @@ impl Store {
                             service: service.clone(),
                             command: command.clone(),
                             at: known.at,
+                            req: *request,
                         }
                         .bytes(),
                     );
@@ -604,7 +736,7 @@ impl Store {
                 kept.insert(n, payloads);
             }
         }
-        let cooling: Vec<_> = self
+        let mut others: Vec<_> = self
             .cooling
             .iter()
             .map(|((service, command), until)| {
@@ -620,7 +752,14 @@ impl Store {
             starts: self.starts,
         }
         .bytes();
-        used += size_of(&cooling) + log::size(began.len());
+        // In memory they protect from nothing, and there is less room.
+        if self.log.is_durable() {
+            let nonces = self.nonces.iter();
+            others.extend(nonces.map(|(id, nonce)| nonce.record(*id).bytes()));
+            let until = self.forgotten;
+            others.push(Record::Forgotten { until }.bytes());
+        }
+        used += size_of(&others) + log::size(began.len());
 
         // Results that the broker does not have, the newest first.
         let mut lost = Vec::new();
@@ -679,7 +818,7 @@ impl Store {
         let all = kept
             .values()
             .flatten()
-            .chain(&cooling)
+            .chain(&others)
             .chain([&began])
             .cloned();
         let places = self.log.rewrite(all)?;
@@ -726,6 +865,8 @@ struct Contents {
     known: BTreeMap<Number, Known>,
     by_key: HashMap<Key, Number>,
     cooling: HashMap<(String, String), u64>,
+    nonces: HashMap<Digest, Nonce>,
+    forgotten: u64,
     next: Number,
     starts: u64,
     strange: usize,
@@ -745,6 +886,7 @@ impl Contents {
                 service,
                 command,
                 at,
+                req,
             } => {
                 let Some(task) = TaskId::from_json(&task) else {
                     self.strange += 1;
@@ -755,6 +897,7 @@ impl Contents {
                     service,
                     command,
                     started: false,
+                    request: req,
                 };
                 let key = Some(key);
                 (n, Known { key, at, state })
@@ -807,6 +950,22 @@ impl Contents {
                 self.cooling.insert((service, command), until);
                 return;
             }
+            Record::Nonce { id, env, until, of } => {
+                let envelope = env;
+                self.nonces.insert(
+                    id,
+                    Nonce {
+                        envelope,
+                        until,
+                        of,
+                    },
+                );
+                return;
+            }
+            Record::Forgotten { until } => {
+                self.forgotten = self.forgotten.max(until);
+                return;
+            }
             Record::Began { starts } => {
                 self.starts = starts;
                 return;
@@ -828,6 +987,7 @@ fn outcome(record: Record) -> Option<Outcome> {
         message,
         stderr,
         at,
+        req,
         ..
     } = record
     else {
@@ -840,6 +1000,7 @@ fn outcome(record: Record) -> Option<Outcome> {
         // A code of a version to come says no more than that.
         code: Code::from_number(code).unwrap_or(Code::Interrupted),
         at: UNIX_EPOCH + Duration::from_secs(at),
+        request: req,
     })
 }
 
@@ -923,6 +1084,7 @@ mod tests {
             errors: String::new(),
             code: Code::Exit(3),
             at: now(),
+            request: None,
         }
     }
 
@@ -934,7 +1096,7 @@ mod tests {
 
     /// A task that has run, with a message of so many bytes.
     fn run(store: &mut Store, id: u64, length: usize) -> Number {
-        let number = store.accept(&id.into(), key(id), "s", "c", now());
+        let number = store.accept(&id.into(), key(id), "s", "c", now(), None);
         store.start(number, None, now());
         store.finish(number, &result(id, &"x".repeat(length)));
         number
@@ -944,9 +1106,9 @@ mod tests {
     fn what_is_kept_survives_any_number_of_halves() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(dir.path());
-        let running = store.accept(&1_000_001.into(), key(1_000_001), "s", "c", now());
+        let running = store.accept(&1_000_001.into(), key(1_000_001), "s", "c", now(), None);
         store.start(running, Some(Duration::from_secs(100)), now());
-        let waiting = store.accept(&1_000_002.into(), key(1_000_002), "s", "c", now());
+        let waiting = store.accept(&1_000_002.into(), key(1_000_002), "s", "c", now(), None);
         let unsent = run(&mut store, 1_000_003, 10);
         let answer = store.answer(&result(1_000_004, "no"));
         // Each is about a thousandth of a half.
