@@ -292,11 +292,11 @@ impl Writer {
             if let Some(daemon) = &self.syslog {
                 daemon.syslog(LogLevel::Info, &format!("collectd-live audit: {line}"));
             }
-            self.to_file(&line);
+            self.write(&line);
         }
     }
 
-    fn to_file(&mut self, line: &str) {
+    fn write(&mut self, line: &str) {
         let Some(path) = self.path.clone() else {
             return;
         };
