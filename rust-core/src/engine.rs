@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
 use crate::boundary::{self, Boundary};
 use crate::clock::parse_iso8601;
-use crate::protocol::{Code, Content, Digest, Message, Outcome, TaskId};
+use crate::protocol::{Code, Content, Digest, Message, Outcome, TaskId, PING};
 use crate::runner::{End, Event, Job, Report, Runner};
 use crate::settings::{Argument, CommandSpec, Freshness, Program, ServicesSource};
 use crate::store::{Earlier, Number, Progress, Seen, Store, Syncer};
@@ -309,6 +309,14 @@ impl Engine {
                 let why = "This version cannot replace the configuration.";
                 let refused = Refused::new(Code::NotImplemented, why);
                 self.decline(task, request, refused, decision, delivery);
+            }
+            Content::Command {
+                service, command, ..
+            } if (service.as_str(), command.as_str()) == PING => {
+                self.burn(seen, &authority);
+                self.parts.trust.record(&decision, now);
+                self.pong(task, request);
+                self.acknowledge(delivery);
             }
             Content::Command {
                 service,
@@ -810,6 +818,14 @@ impl Engine {
         (self.parts.outputs)(Output::Result(number, outcome));
     }
 
+    /// Says that the monitor is there.
+    fn pong(&mut self, task: TaskId, request: Option<Digest>) {
+        let text = concat!("collectd-live ", env!("CARGO_PKG_VERSION"));
+        let outcome = self.outcome(task, request, Code::Exit(0), text);
+        let number = self.store().answer(&outcome);
+        (self.parts.outputs)(Output::Result(number, outcome));
+    }
+
     /// Answers a message that is not acted upon.
     fn refuse(&mut self, task: TaskId, request: Option<Digest>, code: Code, message: &str) {
         let outcome = self.outcome(task, request, code, message);
@@ -1092,6 +1108,18 @@ mod tests {
             f.finish(job, End::Exited(0), "");
         }
         assert_eq!(f.codes().len(), all);
+    }
+
+    #[test]
+    fn a_ping_is_answered_and_nothing_runs() {
+        for services in [true, false] {
+            let mut f = fixture(services);
+            f.pass(100_000);
+            f.command(1, "", "ping");
+            let version = format!("collectd-live {}", env!("CARGO_PKG_VERSION"));
+            assert_eq!(f.outcomes(), [("1".into(), Code::Exit(0), version)]);
+            assert!(f.script.lock().unwrap().started.is_empty());
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub mod engine;
 pub mod fake;
 pub mod ffi;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 pub mod logging;
 pub mod monitor;

@@ -17,6 +17,10 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// The longest task id that is echoed, as it is written. Longer ones are taken for rubbish.
 const MAX_TASK_ID: usize = 1024;
 
+/// The service and the command that the monitor answers itself, and does nothing. lua-collectd-monitor looks for
+/// the service, finds none of that name, and says so.
+pub const PING: (&str, &str) = ("", "ping");
+
 /// The name that a sender gave its task: a number of any size, or a string.
 ///
 /// It is sent back byte for byte as it came. Two ids are equal if they are the same number as written or the

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::clock::iso8601;
 
 /// What this version can do, for senders that ask.
-const CAPABILITIES: [&str; 3] = ["commands", "parameters", "journal"];
+const CAPABILITIES: [&str; 4] = ["commands", "parameters", "journal", "ping"];
 
 #[derive(Serialize)]
 struct Online<'a> {

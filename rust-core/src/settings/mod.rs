@@ -625,6 +625,23 @@ pub fn split_address(text: &str) -> Result<(String, Option<u16>), String> {
     Ok((host.to_owned(), port))
 }
 
+/// Reads a file of settings as the monitor does, for the fuzzer.
+pub(crate) fn try_file(data: &[u8]) {
+    match JsonFile::parse(Path::new("file"), data) {
+        Ok(file) => {
+            assert_eq!(file.text.as_bytes(), data);
+            let problems = &mut Problems::default();
+            assemble(file.given.clone(), Some(&file), None, problems);
+        }
+        Err(problems) => {
+            assert!(!problems.list.is_empty());
+            for problem in problems.iter() {
+                assert!(problem.place.starts_with("file:"), "{problem}");
+            }
+        }
+    }
+}
+
 impl Settings {
     /// Reads a `<Plugin monitor>` block and the JSON file that it names.
     pub fn read(block: &Block) -> Result<Self, Problems> {

@@ -197,6 +197,14 @@ impl Log {
         }
     }
 
+    /// What the file holds, where it is only memory.
+    pub(super) fn memory(&self) -> &[u8] {
+        match &self.medium {
+            Medium::File(_) => &[],
+            Medium::Memory(memory) => memory,
+        }
+    }
+
     /// How many bytes are left.
     fn room(&self) -> usize {
         self.half - self.end

@@ -306,7 +306,7 @@ impl Store {
             nonces,
             forgotten,
             next: next.max(1),
-            starts: starts + 1,
+            starts: starts.saturating_add(1),
             losses: Losses {
                 damaged: damaged + strange,
                 results: 0,
@@ -344,7 +344,7 @@ impl Store {
         let known = self.known.get(&number)?;
         Some(Earlier {
             number,
-            at: UNIX_EPOCH + Duration::from_secs(known.at),
+            at: time(known.at),
             progress: match known.state {
                 State::Accepted { .. } => Progress::UnderWay,
                 State::Finished {
@@ -976,7 +976,7 @@ impl Contents {
             self.by_key.insert(key, n);
         }
         self.known.insert(n, known);
-        self.next = self.next.max(n + 1);
+        self.next = self.next.max(n.saturating_add(1));
     }
 }
 
@@ -999,9 +999,15 @@ fn outcome(record: Record) -> Option<Outcome> {
         errors: stderr,
         // A code of a version to come says no more than that.
         code: Code::from_number(code).unwrap_or(Code::Interrupted),
-        at: UNIX_EPOCH + Duration::from_secs(at),
+        at: time(at),
         request: req,
     })
+}
+
+/// A time that the journal says. One that no clock can show is as good as none.
+fn time(seconds: u64) -> SystemTime {
+    let since = Duration::from_secs(seconds);
+    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -1013,6 +1019,59 @@ fn seconds(time: SystemTime) -> u64 {
 fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Opens a journal with these records, in which some bytes are damaged, and works with it; for the fuzzer.
+pub(crate) fn try_journal(records: &[Vec<u8>], damage: &BTreeMap<usize, u8>) {
+    const HALF: usize = 32 * 1024;
+    let open = |memory: &[u8]| {
+        let medium = Medium::Memory(memory.to_vec());
+        Store::read(medium, HALF).unwrap_or_else(|error| panic!("{error:?}"))
+    };
+    let medium = Medium::Memory(vec![0; 2 * HALF]);
+    let (mut log, _) =
+        Log::open(medium, HALF, &mut |_, _| {}).unwrap_or_else(|error| panic!("{error:?}"));
+    for record in records {
+        if log.append(std::slice::from_ref(record)).is_err() {
+            break;
+        }
+    }
+    let mut memory = log.memory().to_vec();
+    for (at, change) in damage {
+        if let Some(byte) = memory.get_mut(*at) {
+            *byte ^= change;
+        }
+    }
+
+    let mut store = open(&memory);
+    let now = UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    let outcome = |task: TaskId| Outcome {
+        task,
+        message: "x".repeat(2000),
+        errors: String::new(),
+        code: Code::Interrupted,
+        at: now,
+        request: None,
+    };
+    for (number, result) in store.undelivered() {
+        assert_eq!(store.result(number).as_ref(), Some(&result));
+    }
+    for key in store.by_key.keys() {
+        store.find(key);
+    }
+    store.cooling(now);
+    for task in store.left_behind() {
+        store.finish(task.number, &outcome(task.task));
+    }
+    // Enough to fill both halves, so that what was read is written anew.
+    for task in 0..40 {
+        let number = store.answer(&outcome(TaskId::from(task)));
+        store.delivered(number);
+    }
+    let again = open(store.log.memory());
+    assert!(again.left_behind().is_empty());
+    assert!(again.starts() > store.starts() || store.starts() == u64::MAX);
+    assert_eq!(again.losses().damaged, 0);
 }
 
 /// Opens the file, makes sure that nobody else has it, and that there is room for all of it.

@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod commands;
 mod connection;
+mod fleet;
 
 use std::fs;
 use std::path::Path;
@@ -52,6 +53,9 @@ const SERVICES: &str = r#"{
     "much": { "commands": {
         "zeros": "head -c 10000000 /dev/zero | tr '\\0' x",
         "small": { "argv": ["/usr/bin/printf", "aéé"], "max_output": 4 } } },
+    "host": { "commands": {
+        "check": "echo x > DIR/ran; test ! -e DIR/broken",
+        "stay": "echo x > DIR/stays; until test -e DIR/go; do sleep 0.05; done" } },
     "talk": { "commands": { "both": "echo out; echo error >&2; exit 2" } },
     "turns": { "commands": {
         "take": "echo begin >> DIR/turns; sleep 0.2; echo end >> DIR/turns",
@@ -77,12 +81,17 @@ impl Running {
 
     /// A monitor whose files are there, where another one may have left some.
     fn in_dir(block: Block, dir: &Rc<tempfile::TempDir>) -> Self {
+        Self::named("node1", block, dir)
+    }
+
+    /// A monitor of a host with this name.
+    fn named(host: &str, block: Block, dir: &Rc<tempfile::TempDir>) -> Self {
         let state = dir.path().join("state");
         let block = block.with("StateDir", state.to_str().expect("UTF-8"));
         write_config(dir.path(), SERVICES);
         let path = dir.path().join("config.json");
         let block = block.with("MonitorConfigPath", path.to_str().expect("UTF-8"));
-        let daemon = Arc::new(FakeDaemon::new("node1"));
+        let daemon = Arc::new(FakeDaemon::new(host));
         let monitor = Monitor::new(Arc::clone(&daemon) as Arc<dyn Daemon>, HELPER.into());
         monitor
             .configure(&block)

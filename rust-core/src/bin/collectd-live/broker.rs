@@ -46,32 +46,29 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// The broker in the monitor's own terms.
-    pub(crate) fn remote(
-        self,
-        topic: String,
-        result_topic: Option<String>,
-    ) -> Result<Remote, String> {
-        let (host, port) = self.host;
-        let password = match self.password_file {
+    /// The broker in the monitor's own terms. The topics are the caller's.
+    pub(crate) fn remote(&self) -> Result<Remote, String> {
+        let this = self.clone();
+        let (host, port) = this.host;
+        let password = match this.password_file {
             Some(path) => Some(read_password(&path)?),
-            None => self.password,
+            None => this.password,
         };
         Ok(Remote {
             host,
-            port: port.unwrap_or(if self.secure { 8883 } else { 1883 }),
-            tls: self.secure.then_some(Tls {
-                ca_file: self.ca_file,
-                identity: self.cert.zip(self.key),
+            port: port.unwrap_or(if this.secure { 8883 } else { 1883 }),
+            tls: this.secure.then_some(Tls {
+                ca_file: this.ca_file,
+                identity: this.cert.zip(this.key),
             }),
-            user: self.user,
+            user: this.user,
             password,
             password_file: None,
             clean_session: true,
             client_id: None,
-            qos: self.qos,
-            command_topic: topic,
-            result_topic,
+            qos: this.qos,
+            command_topic: String::new(),
+            result_topic: None,
             status_topic: None,
             reconnect: None,
             keep_alive: Duration::from_secs(30),

@@ -3,7 +3,12 @@
 //! Each subcommand is a module with its arguments and a function `run`, which ends in a [`Status`].
 
 mod broker;
+mod fleet;
+mod generate;
+mod hosts;
+mod list;
 mod output;
+mod ping;
 mod send_command;
 
 use std::process::ExitCode;
@@ -16,18 +21,25 @@ use output::Status;
 #[command(version, about)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Action,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Action {
     SendCommand(Box<send_command::SendCommand>),
+    Ping(Box<ping::Ping>),
+    List(Box<list::List>),
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
-impl Command {
+impl Action {
     fn run(self) -> Status {
         match self {
-            Command::SendCommand(arguments) => arguments.run(),
+            Action::SendCommand(arguments) => arguments.run(),
+            Action::Ping(arguments) => arguments.run(),
+            Action::List(arguments) => arguments.run(),
+            Action::Generate(arguments) => arguments.run(),
         }
     }
 }
