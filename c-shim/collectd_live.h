@@ -109,6 +109,17 @@ enum cl_status cl_monitor_notification(const struct cl_monitor *monitor,
                                        const notification_t *notification);
 
 /*
+ Dispatches what the monitor has counted, and a notification when it has not been able to hear commands for
+ long, or is again. Does not block.
+
+ Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+
+ # Safety
+ monitor is from cl_monitor_new() and not freed, or NULL.
+ */
+enum cl_status cl_monitor_read(const struct cl_monitor *monitor);
+
+/*
  Ends what runs, and joins every thread. Takes some seconds at most.
 
  Returns: CL_STATUS_OK, also if nothing runs; CL_STATUS_PANIC; CL_STATUS_NULL.

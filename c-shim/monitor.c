@@ -13,7 +13,8 @@
 #include "collectd_live.h"
 
 /* Set by module_register, cleared by monitor_free. collectd calls config, init
- * and shutdown only in between, and never two of them at once. */
+ * and shutdown only in between, and never two of them at once. It frees the
+ * read callback before it calls shutdown. */
 static cl_monitor *monitor;
 
 static int result(cl_status status) { return status == CL_STATUS_OK ? 0 : -1; }
@@ -29,6 +30,8 @@ static int monitor_notification(const notification_t *notification,
                                 user_data_t *ud) {
   return result(cl_monitor_notification(ud->data, notification));
 }
+
+static int monitor_read(void) { return result(cl_monitor_read(monitor)); }
 
 static int monitor_shutdown(void) {
   return result(cl_monitor_shutdown(monitor));
@@ -51,6 +54,7 @@ void module_register(void) {
 
   if (plugin_register_complex_config("monitor", monitor_config) != 0 ||
       plugin_register_init("monitor", monitor_init) != 0 ||
+      plugin_register_read("monitor", monitor_read) != 0 ||
       plugin_register_shutdown("monitor", monitor_shutdown) != 0 ||
       plugin_register_unloadable(PLUGIN_UNLOADABLE_RESIDENT) != 0 ||
       plugin_register_notification("monitor", monitor_notification, &ud) != 0)

@@ -21,10 +21,11 @@ use tracing::{error, info, warn};
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
 use crate::boundary::{self, Boundary};
 use crate::clock::parse_iso8601;
-use crate::protocol::{Code, Content, Digest, Message, Outcome, TaskId, PING};
+use crate::metrics::{Metric, Metrics};
+use crate::protocol::{Code, Content, Digest, Message, Outcome, Reply, TaskId, PING};
 use crate::runner::{End, Event, Job, Report, Runner};
 use crate::settings::{Argument, CommandSpec, Freshness, Program, ServicesSource};
-use crate::store::{Earlier, Number, Progress, Seen, Store, Syncer};
+use crate::store::{Earlier, Number, Origin, Progress, Seen, Store, Syncer};
 use crate::trust::audit::{By, Decision};
 use crate::trust::{self, Authority, Trust};
 
@@ -39,12 +40,18 @@ const MAX_UNDELIVERED: usize = 1024;
 const SAME_WITHOUT_TIMESTAMP: Duration = Duration::from_secs(300);
 
 /// How a message came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// Names the message when it is to be acknowledged.
     pub token: u64,
     /// Whether the broker says that it may have delivered it before.
     pub again: bool,
+    /// What the sender wants of the result.
+    pub reply: Option<Reply>,
+    /// How much longer the sender wants the message to be acted upon.
+    pub expires: Option<Duration>,
+    /// How long we were away, if the broker may have kept the message meanwhile.
+    pub away: Option<Duration>,
 }
 
 /// What comes in.
@@ -83,7 +90,11 @@ struct Task {
     command: String,
     spec: CommandSpec,
     program: Program,
+    reply: Option<Reply>,
     arrived: Instant,
+    started: Option<Instant>,
+    /// How long its sender wants it to be acted upon.
+    expires: Option<Duration>,
     authority: Authority,
     /// Whether the sender has chosen parameters.
     parameters: bool,
@@ -134,6 +145,8 @@ pub(crate) struct Parts {
     pub(crate) trust: Arc<Trust>,
     /// The time of day.
     pub(crate) clock: Box<dyn Fn() -> SystemTime + Send>,
+    /// Where it is counted.
+    pub(crate) metrics: Arc<Metrics>,
     /// Where results go.
     pub(crate) outputs: Box<dyn FnMut(Output) + Send>,
 }
@@ -175,7 +188,13 @@ impl Engine {
                 }
                 false => "The monitor ended before the command was started.",
             };
-            let outcome = self.outcome(task.task, task.request, Code::Interrupted, message);
+            let outcome = self.outcome(
+                task.task,
+                task.request,
+                task.reply,
+                Code::Interrupted,
+                message,
+            );
             self.store().finish(task.number, &outcome);
         }
         let mut undelivered = self.store().undelivered();
@@ -252,8 +271,8 @@ impl Engine {
                 delivery,
             } => {
                 warn!(%task, "refused: {why}");
-                self.refuse(task, None, code, &why);
-                self.acknowledge(delivery);
+                self.refuse(task, None, &delivery, code, &why);
+                self.acknowledge(&delivery);
             }
         }
     }
@@ -280,7 +299,7 @@ impl Engine {
             Ok(()) => self.earlier(&message),
             Err(refused) => {
                 self.burn(seen, &authority);
-                self.decline(message.task, request, refused, decision, delivery);
+                self.decline(message.task, request, refused, decision, &delivery);
                 return;
             }
         };
@@ -289,13 +308,13 @@ impl Engine {
             decision.decision = "repeated";
             decision.reason = "The task came before, and is not run again.".to_owned();
             self.parts.trust.record(&decision, now);
-            self.duplicate(message.task, request, earlier, delivery);
+            self.duplicate(message.task, request, earlier, &delivery);
             return;
         }
         if seen == Seen::Same {
             let why = "This message came before. It was refused then, or its result is not kept.";
             let refused = Refused::new(Code::Replayed, why);
-            self.decline(message.task, request, refused, decision, delivery);
+            self.decline(message.task, request, refused, decision, &delivery);
             return;
         }
         let Message {
@@ -308,15 +327,15 @@ impl Engine {
                 self.burn(seen, &authority);
                 let why = "This version cannot replace the configuration.";
                 let refused = Refused::new(Code::NotImplemented, why);
-                self.decline(task, request, refused, decision, delivery);
+                self.decline(task, request, refused, decision, &delivery);
             }
             Content::Command {
                 service, command, ..
             } if (service.as_str(), command.as_str()) == PING => {
                 self.burn(seen, &authority);
                 self.parts.trust.record(&decision, now);
-                self.pong(task, request);
-                self.acknowledge(delivery);
+                self.pong(task, request, delivery.reply.clone());
+                self.acknowledge(&delivery);
             }
             Content::Command {
                 service,
@@ -324,7 +343,7 @@ impl Engine {
                 arguments,
             } => {
                 let admitted = self
-                    .check_age(timestamp.as_deref())
+                    .check_age(timestamp.as_deref(), &delivery)
                     .and_then(|()| self.admit(&task, &service, &command, &arguments));
                 match admitted {
                     Ok((claim, spec, program)) => {
@@ -333,9 +352,14 @@ impl Engine {
                             Authority::Key(signed) => Some(&**signed),
                             Authority::Local | Authority::Unsigned => None,
                         };
+                        let reply = delivery.reply;
+                        let origin = Origin {
+                            signed,
+                            reply: reply.as_ref(),
+                        };
                         let number = self
                             .store()
-                            .accept(&task, key, &service, &command, now, signed);
+                            .accept(&task, key, &service, &command, now, origin);
                         self.when_on_disk(Then::Acknowledge(delivery.token));
                         let task = Task {
                             number,
@@ -344,7 +368,10 @@ impl Engine {
                             command,
                             spec,
                             program,
+                            reply,
                             arrived: Instant::now(),
+                            started: None,
+                            expires: delivery.expires,
                             authority,
                             parameters: !arguments.is_empty(),
                         };
@@ -353,7 +380,7 @@ impl Engine {
                     }
                     Err(refused) => {
                         self.burn(seen, &authority);
-                        self.decline(task, request, refused, decision, delivery);
+                        self.decline(task, request, refused, decision, &delivery);
                     }
                 }
             }
@@ -374,7 +401,7 @@ impl Engine {
         request: Option<Digest>,
         Refused { code, why }: Refused,
         decision: Decision,
-        delivery: Delivery,
+        delivery: &Delivery,
     ) {
         let (service, command) = (&decision.service, &decision.command);
         let service = service.as_deref().unwrap_or_default();
@@ -384,7 +411,7 @@ impl Engine {
         self.parts
             .trust
             .record(&decision.refused(Some(code), &why), now);
-        self.refuse(task, request, code, &why);
+        self.refuse(task, request, delivery, code, &why);
         match request {
             // A nonce that was burnt must be so after a crash, too.
             Some(_) => self.when_on_disk(Then::Acknowledge(delivery.token)),
@@ -413,15 +440,16 @@ impl Engine {
         task: TaskId,
         request: Option<Digest>,
         earlier: Earlier,
-        delivery: Delivery,
+        delivery: &Delivery,
     ) {
         info!(%task, progress = ?earlier.progress, "came before");
+        self.parts.metrics.count(Metric::Duplicates);
         match earlier.progress {
             // Whoever sent it once is answered once.
             Progress::UnderWay if delivery.again => {}
             Progress::UnderWay => {
                 let text = "This task is running. Its result follows.";
-                self.refuse(task, request, Code::TaskRunning, text);
+                self.refuse(task, request, delivery, Code::TaskRunning, text);
             }
             Progress::Finished => {}
             Progress::Delivered => {
@@ -430,11 +458,12 @@ impl Engine {
                     Some(mut outcome) => {
                         // It answers this message as well as the one before.
                         outcome.request = request;
+                        outcome.reply = delivery.reply.clone();
                         (self.parts.outputs)(Output::Result(earlier.number, outcome));
                     }
                     None => {
                         let text = "This task was run already. Its result is not kept any more.";
-                        self.refuse(task, request, Code::TaskRunning, text);
+                        self.refuse(task, request, delivery, Code::TaskRunning, text);
                     }
                 }
             }
@@ -443,15 +472,27 @@ impl Engine {
     }
 
     /// Whether a message with this timestamp is too old to be acted upon.
-    fn check_age(&self, timestamp: Option<&str>) -> Result<(), Refused> {
+    fn check_age(&self, timestamp: Option<&str>, delivery: &Delivery) -> Result<(), Refused> {
+        if delivery.expires == Some(Duration::ZERO) {
+            return Err(Refused::new(Code::Stale, "The message has expired."));
+        }
         let Some(text) = timestamp else {
-            return match self.parts.freshness.require_timestamp {
-                true => Err(Refused::new(
-                    Code::NoTimestamp,
-                    "The message has no timestamp.",
-                )),
-                false => Ok(()),
-            };
+            let max_age = self.parts.freshness.max_age;
+            if self.parts.freshness.require_timestamp {
+                let why = "The message has no timestamp.";
+                return Err(Refused::new(Code::NoTimestamp, why));
+            }
+            if delivery
+                .away
+                .zip(max_age)
+                .is_some_and(|(away, most)| away > most)
+            {
+                return Err(Refused::new(
+                    Code::Stale,
+                    "The message has no timestamp, and the broker may have kept it while the host was away.",
+                ));
+            }
+            return Ok(());
         };
         let sent = parse_iso8601(text).ok_or_else(|| {
             Refused::new(Code::NoTimestamp, "The timestamp is not one of ISO 8601.")
@@ -548,6 +589,14 @@ impl Engine {
             self.store().start(task.number, task.spec.cooldown, now);
             self.when_on_disk(Then::Run(ticket, Box::new(task)));
         }
+        self.measure();
+    }
+
+    fn measure(&self) {
+        let metrics = &self.parts.metrics;
+        let count = |count| u64::try_from(count).unwrap_or(u64::MAX);
+        metrics.set(Metric::Waiting, count(self.arbiter.waiting().count()));
+        metrics.set(Metric::Running, count(self.running.len()));
     }
 
     /// Refuses what has waited for too long, and what may not run any more.
@@ -572,16 +621,18 @@ impl Engine {
             warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
             self.withdrawn(task, code, &why);
         }
-        let Some(max_age) = self.parts.freshness.max_age else {
-            return;
+        let max_age = self.parts.freshness.max_age;
+        let most = |task: &Task| match (max_age, task.expires) {
+            (Some(age), Some(expires)) => Some(age.min(expires)),
+            (age, expires) => age.or(expires),
         };
         let late = self
             .arbiter
-            .withdraw(|task| task.arrived.elapsed() > max_age);
+            .withdraw(|task| most(task).is_some_and(|most| task.arrived.elapsed() > most));
         for task in late {
             let why = format!(
                 "The command waited for its turn for more than {} s.",
-                max_age.as_secs()
+                most(&task).unwrap_or_default().as_secs()
             );
             warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
             self.withdrawn(task, Code::Stale, &why);
@@ -601,14 +652,19 @@ impl Engine {
         self.tell(task, code, why);
     }
 
-    fn run_now(&mut self, ticket: Ticket, task: Task) {
+    fn run_now(&mut self, ticket: Ticket, mut task: Task) {
         boundary::reached(Boundary::BeforeRun);
         let job = Job::new(ticket, &task.spec, task.program.clone());
         match self.parts.runner.run(&job) {
             Ok(()) => {
                 boundary::reached(Boundary::AfterRun);
                 info!(task = %task.id, service = task.service, command = task.command, "started");
+                task.started = Some(Instant::now());
+                self.parts
+                    .metrics
+                    .add(Metric::TimeQueued, milliseconds(task.arrived));
                 self.running.insert(ticket, task);
+                self.measure();
             }
             Err(why) => {
                 self.arbiter.ended(ticket);
@@ -670,13 +726,14 @@ impl Engine {
             return;
         }
         error!("the disk of the journal does not answer; commands are run without waiting for it");
+        self.parts.metrics.count(Metric::DiskLate);
         self.disk_is_late = true;
         for unsynced in std::mem::take(&mut self.unsynced) {
             self.proceed(unsynced.then);
         }
     }
 
-    fn acknowledge(&mut self, delivery: Delivery) {
+    fn acknowledge(&mut self, delivery: &Delivery) {
         (self.parts.outputs)(Output::Acknowledge(delivery.token));
     }
 
@@ -692,7 +749,10 @@ impl Engine {
     /// An action that has ended, if it was running.
     fn ended(&mut self, ticket: Ticket) -> Option<Task> {
         self.arbiter.ended(ticket);
-        self.running.remove(&ticket)
+        let task = self.running.remove(&ticket)?;
+        let time = task.started.map_or(0, milliseconds);
+        self.parts.metrics.add(Metric::TimeRunning, time);
+        Some(task)
     }
 
     /// Takes a report of the runner.
@@ -759,6 +819,7 @@ impl Engine {
             code,
             at: (self.parts.clock)(),
             request: task.authority.envelope(),
+            reply: task.reply,
         };
         self.conclude(task.number, outcome);
     }
@@ -791,11 +852,19 @@ impl Engine {
             }
         }
         self.interrupt("The monitor was stopped; how the command ended is unknown.");
+        self.measure();
         // The runner's reader may wait for room in the queue. Without the queue it ends, and can be joined.
         drop(events);
     }
 
-    fn outcome(&self, task: TaskId, request: Option<Digest>, code: Code, message: &str) -> Outcome {
+    fn outcome(
+        &self,
+        task: TaskId,
+        request: Option<Digest>,
+        reply: Option<Reply>,
+        code: Code,
+        message: &str,
+    ) -> Outcome {
         Outcome {
             task,
             message: message.to_owned(),
@@ -803,32 +872,43 @@ impl Engine {
             code,
             at: (self.parts.clock)(),
             request,
+            reply,
         }
     }
 
     /// Says how a task ended that printed nothing.
     fn tell(&mut self, task: Task, code: Code, message: &str) {
-        let outcome = self.outcome(task.id, task.authority.envelope(), code, message);
+        let request = task.authority.envelope();
+        let outcome = self.outcome(task.id, request, task.reply, code, message);
         self.conclude(task.number, outcome);
     }
 
     /// A task has ended.
     fn conclude(&mut self, number: Number, outcome: Outcome) {
+        self.parts.metrics.ended(outcome.code);
         self.store().finish(number, &outcome);
         (self.parts.outputs)(Output::Result(number, outcome));
     }
 
     /// Says that the monitor is there.
-    fn pong(&mut self, task: TaskId, request: Option<Digest>) {
+    fn pong(&mut self, task: TaskId, request: Option<Digest>, reply: Option<Reply>) {
         let text = concat!("collectd-live ", env!("CARGO_PKG_VERSION"));
-        let outcome = self.outcome(task, request, Code::Exit(0), text);
+        let outcome = self.outcome(task, request, reply, Code::Exit(0), text);
         let number = self.store().answer(&outcome);
         (self.parts.outputs)(Output::Result(number, outcome));
     }
 
     /// Answers a message that is not acted upon.
-    fn refuse(&mut self, task: TaskId, request: Option<Digest>, code: Code, message: &str) {
-        let outcome = self.outcome(task, request, code, message);
+    fn refuse(
+        &mut self,
+        task: TaskId,
+        request: Option<Digest>,
+        delivery: &Delivery,
+        code: Code,
+        message: &str,
+    ) {
+        self.parts.metrics.refused(code);
+        let outcome = self.outcome(task, request, delivery.reply.clone(), code, message);
         let number = self.store().answer(&outcome);
         (self.parts.outputs)(Output::Result(number, outcome));
     }
@@ -855,6 +935,10 @@ fn check_seen(seen: Seen) -> Result<(), Refused> {
             "The journal is only in memory, so a replay of this message would not be recognised after a restart.",
         )),
     }
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A reason as a sentence of its own.
@@ -943,6 +1027,7 @@ mod tests {
             syncer: None,
             freshness: settings.freshness,
             trust: Arc::new(Trust::unsigned("h")),
+            metrics: Arc::default(),
             clock: Box::new(move || *clock.lock().unwrap()),
             outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
         });
@@ -978,7 +1063,11 @@ mod tests {
                 timestamp: timestamp.map(str::to_owned),
                 content,
             };
-            let delivery = Delivery { token: id, again };
+            let delivery = Delivery {
+                token: id,
+                again,
+                ..Delivery::default()
+            };
             self.engine
                 .input(Input::Message(message, Authority::Unsigned, delivery));
         }
@@ -1059,7 +1148,7 @@ mod tests {
             Authority::Unsigned,
             Delivery {
                 token: 3,
-                again: false,
+                ..Delivery::default()
             },
         ));
         assert_eq!(f.acknowledged(), [1, 2, 3]);
@@ -1373,6 +1462,102 @@ mod tests {
         assert_eq!((f.started(), f.acknowledged().len()), (3, 3));
     }
 
+    fn untimed(id: u64, delivery: Delivery) -> Input {
+        let content = Content::Command {
+            service: "web".into(),
+            command: "restart".into(),
+            arguments: BTreeMap::new(),
+        };
+        let message = Message {
+            task: id.into(),
+            timestamp: None,
+            content,
+        };
+        Input::Message(message, Authority::Unsigned, delivery)
+    }
+
+    #[test]
+    fn what_the_broker_may_have_kept_for_too_long_does_not_run_unless_it_says_when_it_was_sent() {
+        let mut f = fixture(true);
+        let kept = |away| Delivery {
+            away: Some(Duration::from_secs(away)),
+            ..Delivery::default()
+        };
+        f.engine.input(untimed(1, kept(301)));
+        assert_eq!(f.codes(), [("1".to_owned(), Code::Stale)]);
+        assert_eq!(f.started(), 0);
+        f.engine.input(untimed(2, kept(300)));
+        assert_eq!(f.started(), 1);
+        f.finish(1, End::Exited(0), "");
+        // What was started before the connection was lost is a duplicate, not stale.
+        f.engine.input(untimed(2, kept(301)));
+        assert_eq!(f.codes(), [("2".to_owned(), Code::Exit(0))]);
+        let Input::Message(mut message, authority, delivery) = untimed(3, kept(1_000_000)) else {
+            unreachable!("it is one");
+        };
+        message.timestamp = Some(NOW.to_owned());
+        f.engine.input(Input::Message(message, authority, delivery));
+        assert_eq!(f.started(), 2);
+    }
+
+    #[test]
+    fn a_message_that_expires_while_it_waits_does_not_run() {
+        let mut f = fixture(true);
+        let expires = |millis| Delivery {
+            expires: Some(Duration::from_millis(millis)),
+            ..Delivery::default()
+        };
+        f.engine.input(untimed(1, expires(0)));
+        f.engine.input(untimed(2, expires(100_000)));
+        f.engine.input(untimed(3, expires(10)));
+        f.engine.input(untimed(4, Delivery::default()));
+        assert_eq!(f.codes(), [("1".to_owned(), Code::Stale)]);
+        // Its time is the condition.
+        std::thread::sleep(Duration::from_millis(11));
+        f.finish(1, End::Exited(0), "");
+        let expected = [
+            ("2".to_owned(), Code::Exit(0)),
+            ("3".to_owned(), Code::Stale),
+        ];
+        assert_eq!(f.codes(), expected);
+        assert_eq!(f.started(), 2);
+    }
+
+    #[test]
+    fn the_senders_wishes_come_back_with_every_kind_of_answer_and_across_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let reply = |topic: &str| {
+            Some(Reply {
+                topic: Some(topic.to_owned()),
+                correlation: Some(vec![0, 255]),
+            })
+        };
+        let wants = |topic: &str| Delivery {
+            reply: reply(topic),
+            ..Delivery::default()
+        };
+        let mut f = on_disk(dir.path());
+        f.engine.input(untimed(1, wants("a")));
+        let on_disk_now = f.engine.unsynced.back().map_or(0, |last| last.number);
+        f.engine.synced(on_disk_now);
+        f.finish(1, End::Exited(0), "");
+        let results = f.results();
+        assert_eq!(results[0].1.reply, reply("a"));
+        f.store.lock().unwrap().delivered(results[0].0);
+        // Whoever asks again gets the answer where it listens.
+        f.engine.input(untimed(1, wants("b")));
+        assert_eq!(f.results()[0].1.reply, reply("b"));
+        let mut refused = wants("c");
+        refused.expires = Some(Duration::ZERO);
+        f.engine.input(untimed(2, refused));
+        assert_eq!(f.results()[0].1.reply, reply("c"));
+        f.engine.input(untimed(3, wants("d")));
+        drop(f);
+        let f = on_disk(dir.path());
+        let again: Vec<_> = f.results().into_iter().map(|(_, o)| o.reply).collect();
+        assert_eq!(again, [reply("c"), reply("d")]);
+    }
+
     #[test]
     fn a_command_cools_down_across_a_restart() {
         let dir = tempfile::tempdir().unwrap();
@@ -1383,7 +1568,7 @@ mod tests {
             .key();
         {
             let mut store = f.store.lock().unwrap();
-            let number = store.accept(&1.into(), key, "web", "restart", now, None);
+            let number = store.accept(&1.into(), key, "web", "restart", now, Origin::default());
             store.start(number, Some(Duration::from_secs(60)), now);
         }
         f.pass(1);

@@ -43,6 +43,7 @@ fn understood(message: &Message) {
         code: Code::Exit(0),
         at: UNIX_EPOCH,
         request: None,
+        reply: None,
     };
     // Whoever sent it must find its id in the result.
     let json = outcome.to_json("host");

@@ -19,6 +19,7 @@ pub mod files;
 pub mod fuzz;
 mod json;
 pub mod logging;
+pub mod metrics;
 pub mod monitor;
 pub mod protocol;
 pub mod remote;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,10 @@ use crossbeam_channel::{bounded, never, Sender};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::daemon::{Daemon, Notification};
+use crate::daemon::{Daemon, Notification, Severity};
 use crate::engine::{Engine, Output, Parts};
 use crate::logging::{Device, Entered, Logger, Threshold};
+use crate::metrics::{Metric, Metrics, Word};
 use crate::remote::{Links, Remote};
 use crate::runner::Client;
 use crate::settings::{Block, Settings};
@@ -66,6 +67,9 @@ pub struct Monitor {
     helper: PathBuf,
     failure: Arc<Failure>,
     notifications: AtomicU64,
+    metrics: Arc<Metrics>,
+    /// The journal, while it is used.
+    journal: Mutex<Weak<Mutex<Store>>>,
     /// Where lines go. Its lock is only held to look at it, so that no callback waits for another.
     logger: Mutex<Logger>,
     /// How far the monitor is. Its lock is held while it starts.
@@ -103,6 +107,8 @@ impl Monitor {
         Self {
             failure: Arc::new(Failure::new(Arc::clone(&daemon))),
             notifications: AtomicU64::new(0),
+            metrics: Arc::default(),
+            journal: Mutex::default(),
             logger: Mutex::new(logger),
             phase: Mutex::new(Phase::New),
             daemon,
@@ -220,6 +226,7 @@ impl Monitor {
             .map(|writer| threads::spawn("monitor-audit", logger, &self.failure, || writer.run()));
         let audit = audit.transpose().map_err(thread_failed)?;
         let store = Arc::new(Mutex::new(store));
+        *lock(&self.journal) = Arc::downgrade(&store);
         let clock = Arc::clone(&self.daemon);
         let at_engine = Arc::clone(&store);
         let engine = Engine::new(Parts {
@@ -229,6 +236,7 @@ impl Monitor {
             syncer,
             freshness: settings.freshness,
             trust: Arc::clone(&trust),
+            metrics: Arc::clone(&self.metrics),
             clock: Box::new(move || clock.now()),
             outputs: Box::new(move |output| {
                 if let Err(error) = outputs_in.try_send(output) {
@@ -263,8 +271,10 @@ impl Monitor {
                 outputs,
                 store,
                 trust,
+                metrics: Arc::clone(&self.metrics),
                 stop: stopped,
             };
+            self.metrics.deaf("there was no connection yet");
             let thread = threads::spawn("monitor-remote", logger, &self.failure, move || {
                 runtime.block_on(remote.run(links));
                 runtime.shutdown_timeout(RUNTIME_PATIENCE);
@@ -286,6 +296,52 @@ impl Monitor {
         self.in_service()?;
         let count = self.notifications.fetch_add(1, Ordering::Relaxed) + 1;
         debug!(count, severity = ?notification.severity, plugin = notification.plugin, "notification");
+        Ok(())
+    }
+
+    /// Reports what was counted, and says so when commands do not come through for long. Does not wait.
+    pub fn read(&self) -> Result<(), Error> {
+        self.in_service()?;
+        // Whoever holds the lock may wait for a disk. There is another reading soon.
+        if let Some(store) = lock(&self.journal).upgrade() {
+            if let Ok(store) = store.try_lock() {
+                let losses = store.losses();
+                self.metrics.set(Metric::ResultsLost, losses.results);
+                let damaged = u64::try_from(losses.damaged).unwrap_or(u64::MAX);
+                self.metrics.set(Metric::Damaged, damaged);
+                self.metrics.set(Metric::Durable, store.is_durable().into());
+            }
+        }
+        for values in self.metrics.report() {
+            if !self.daemon.dispatch_values(&values) {
+                debug!(
+                    type_ = values.type_,
+                    "the daemon does not take a value of this type"
+                );
+            }
+        }
+        if let Some(word) = self.metrics.word(Instant::now()) {
+            let (severity, message) = match word {
+                Word::Deaf(why) => (
+                    Severity::Failure,
+                    format!("the monitor hears no commands: {why}"),
+                ),
+                Word::Hears => (
+                    Severity::Okay,
+                    "the monitor hears commands again".to_owned(),
+                ),
+            };
+            self.daemon.dispatch_notification(&Notification {
+                severity,
+                time: self.daemon.now(),
+                message,
+                host: self.daemon.hostname(),
+                plugin: "monitor".to_owned(),
+                plugin_instance: "connection".to_owned(),
+                type_: "bool".to_owned(),
+                type_instance: "hearing".to_owned(),
+            });
+        }
         Ok(())
     }
 
@@ -390,6 +446,20 @@ mod tests {
             "/nonexistent/helper".into(),
         );
         (daemon, monitor)
+    }
+
+    #[test]
+    fn values_are_reported_whatever_the_monitor_does() {
+        let (daemon, monitor) = monitor();
+        let _entered = monitor.enter();
+        monitor.read().unwrap();
+        let values = daemon.values();
+        assert!(values.iter().all(|list| list.plugin == "monitor"));
+        assert!(values.iter().any(|list| list.type_instance == "succeeded"));
+        assert_eq!(daemon.notifications(), []);
+        monitor.metrics.deaf("nobody talks");
+        monitor.read().unwrap();
+        assert_eq!(daemon.notifications(), []);
     }
 
     #[test]

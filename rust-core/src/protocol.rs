@@ -417,7 +417,7 @@ pub enum Code {
 }
 
 /// Those that are not an exit status.
-const CODES: [(Code, u32); 29] = [
+pub(crate) const CODES: [(Code, u32); 29] = [
     (Code::NotImplemented, 0x1000),
     (Code::NoServices, 0x1001),
     (Code::NoSuchService, 0x1002),
@@ -486,6 +486,49 @@ impl Code {
     }
 }
 
+/// What the sender of a message has asked for, as MQTT 5 lets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Where it wants the result, if not where all others go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// What it is to be told with it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex")]
+    pub correlation: Option<Vec<u8>>,
+}
+
+/// Bytes as text.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::fmt::Write;
+
+    pub(super) fn serialize<S: Serializer>(
+        bytes: &Option<Vec<u8>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        for byte in bytes.iter().flatten() {
+            // A string takes everything.
+            write!(text, "{byte:02x}").ok();
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2);
+            pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        });
+        let bytes: Option<Vec<u8>> = digits.collect();
+        bytes
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom("not bytes"))
+    }
+}
+
 /// What is sent back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -501,6 +544,8 @@ pub struct Outcome {
     pub at: SystemTime,
     /// The envelope that it answers, if there was one.
     pub request: Option<Digest>,
+    /// What the sender has asked for.
+    pub reply: Option<Reply>,
 }
 
 #[derive(Serialize)]
@@ -668,6 +713,7 @@ mod tests {
                 code: Code::Exit(0),
                 at: UNIX_EPOCH,
                 request: None,
+                reply: None,
             };
             let json = outcome.to_json("h");
             assert!(json.starts_with(&format!("{{\"task_id\":{id},")), "{json}");
@@ -858,6 +904,7 @@ mod tests {
             code: Code::Exit(3),
             at: UNIX_EPOCH + Duration::from_secs(1_606_351_279),
             request: None,
+            reply: None,
         };
         let json = outcome.to_json("node1");
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -25,6 +25,7 @@ use support::{broker_is_installed, Broker, Sender, SOON};
 const DIR: &str = "COLLECTD_LIVE_TEST_DIR";
 const BROKER: &str = "COLLECTD_LIVE_TEST_BROKER";
 const QOS: &str = "COLLECTD_LIVE_TEST_QOS";
+const PROTOCOL: &str = "COLLECTD_LIVE_TEST_PROTOCOL";
 
 /// Not a test by itself: the other tests run it as a process of its own, which they can kill.
 #[test]
@@ -42,6 +43,7 @@ fn host() {
         .with("ReconnectInterval", 0.1)
         .with("LogLevel", "debug")
         .with("QoS", qos)
+        .with("Protocol", set(PROTOCOL).as_str())
         .with("StateDir", path("state").as_str())
         .with("MonitorConfigPath", path("config.json").as_str());
     let daemon = Arc::new(FakeDaemon::new("node1"));
@@ -66,6 +68,7 @@ struct Site {
     broker: Broker,
     sender: Sender,
     dir: tempfile::TempDir,
+    protocol: &'static str,
     qos: u8,
     /// What the daemon is started with: nothing, or a program that runs it.
     prefix: Vec<String>,
@@ -77,6 +80,10 @@ struct Host {
 
 impl Site {
     fn new(qos: u8) -> Self {
+        Self::with_protocol("3.1.1", qos)
+    }
+
+    fn with_protocol(protocol: &'static str, qos: u8) -> Self {
         let broker = Broker::start();
         let sender = Sender::listen(&broker, "results");
         let dir = tempfile::tempdir().expect("a directory");
@@ -89,6 +96,7 @@ impl Site {
             broker,
             sender,
             dir,
+            protocol,
             qos,
             prefix: Vec::new(),
         }
@@ -112,6 +120,7 @@ impl Site {
             .env(DIR, self.dir.path())
             .env(BROKER, self.broker.address())
             .env(QOS, self.qos.to_string())
+            .env(PROTOCOL, self.protocol)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         if let Some(boundary) = die_at {
@@ -198,9 +207,9 @@ fn fate(boundary: Boundary) -> Fate {
     }
 }
 
-fn dies_and_comes_back(boundary: Boundary, qos: u8) {
-    let what = format!("{boundary:?} at QoS {qos}");
-    let site = Site::new(qos);
+fn dies_and_comes_back(boundary: Boundary, protocol: &'static str, qos: u8) {
+    let what = format!("{boundary:?} with MQTT {protocol} at QoS {qos}");
+    let site = Site::with_protocol(protocol, qos);
     let mut host = site.start(Some(boundary));
     let message = site.sender.command("1", "s", "run");
     host.dies(&what);
@@ -247,9 +256,9 @@ fn a_daemon_that_dies_at_any_boundary_runs_nothing_twice_and_loses_no_result() {
     ) {
         return;
     }
-    for qos in [1, 2] {
+    for (protocol, qos) in [("3.1.1", 1), ("3.1.1", 2), ("5", 1), ("5", 2)] {
         for boundary in ALL.iter().filter(|boundary| !is_of_compaction(**boundary)) {
-            dies_and_comes_back(*boundary, qos);
+            dies_and_comes_back(*boundary, protocol, qos);
         }
     }
 }

@@ -132,6 +132,22 @@ pub unsafe extern "C" fn cl_monitor_notification(
     })
 }
 
+/// Dispatches what the monitor has counted, and a notification when it has not been able to hear commands for
+/// long, or is again. Does not block.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_read(monitor: *const cl_monitor) -> cl_status {
+    // SAFETY: The caller's promise.
+    let Some(monitor) = (unsafe { monitor.as_ref() }) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_read", &monitor.0, || Ok(monitor.0.read()?))
+}
+
 /// Ends what runs, and joins every thread. Takes some seconds at most.
 ///
 /// Returns: CL_STATUS_OK, also if nothing runs; CL_STATUS_PANIC; CL_STATUS_NULL.
@@ -187,6 +203,7 @@ mod tests {
             assert_eq!(cl_monitor_configure(ptr::null(), ptr::null()), null);
             assert_eq!(cl_monitor_init(ptr::null()), null);
             assert_eq!(cl_monitor_notification(ptr::null(), ptr::null()), null);
+            assert_eq!(cl_monitor_read(ptr::null()), null);
             assert_eq!(cl_monitor_shutdown(ptr::null()), null);
             cl_monitor_free(ptr::null_mut());
         }

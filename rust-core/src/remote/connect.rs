@@ -1,34 +1,56 @@
 //! How to connect to a broker.
 
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
-use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions, QoS, TlsConfiguration, Transport};
+use rumqttc::{
+    ConnectReturnCode, ConnectionError, MqttOptions, NetworkOptions, QoS, TlsConfiguration,
+    Transport,
+};
 
+use super::link::Cause;
 use crate::secret::Secret;
 use crate::settings::{self, Qos, Tls};
 
 /// The longest packet that is taken. MQTT 3.1.1 cannot refuse a packet without closing the connection, and the
 /// broker would deliver it again after each reconnection. So the limit is far above what any sender sends
-/// by mistake; what is too long to be a message is passed over later.
-const MAX_INCOMING: usize = 64 * 1024 * 1024;
+/// by mistake; what is too long to be a message is passed over later. With MQTT 5 the broker is told, and keeps
+/// what is longer to itself.
+pub(super) const MAX_INCOMING: usize = 64 * 1024 * 1024;
 /// The longest packet that is sent: a full output of which every byte needs escaping.
 const MAX_OUTGOING: usize = 8 * 1024 * 1024;
 
-/// Options for rumqttc.
-pub(crate) fn options(settings: &settings::Remote, client_id: &str) -> Result<MqttOptions, String> {
-    // An IPv6 address needs brackets before a port is put behind it.
-    let host = match settings.host.contains(':') {
+/// The host. An IPv6 address needs brackets before a port is put behind it.
+pub(super) fn host(settings: &settings::Remote) -> String {
+    match settings.host.contains(':') {
         true => format!("[{}]", settings.host),
         false => settings.host.clone(),
-    };
-    let mut options = MqttOptions::new(client_id, host, settings.port);
+    }
+}
+
+/// Who we are to the broker, and how we prove it.
+pub(super) fn credentials(settings: &settings::Remote) -> Option<(&str, &str)> {
+    let password = settings.password.as_ref().map(Secret::expose);
+    let user = settings.user.as_deref()?;
+    Some((user, password.unwrap_or_default()))
+}
+
+/// Options for the socket.
+pub(super) fn network() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network
+}
+
+/// Options for rumqttc's client of MQTT 3.1.1.
+pub(crate) fn options(settings: &settings::Remote, client_id: &str) -> Result<MqttOptions, String> {
+    let mut options = MqttOptions::new(client_id, host(settings), settings.port);
     options.set_clean_session(settings.clean_session);
     options.set_keep_alive(settings.keep_alive);
     options.set_max_packet_size(MAX_INCOMING, MAX_OUTGOING);
-    if let Some(user) = &settings.user {
-        let password = settings.password.as_ref().map(|password| password.expose());
-        options.set_credentials(user, password.unwrap_or_default());
+    if let Some((user, password)) = credentials(settings) {
+        options.set_credentials(user, password);
     }
     if let Some(tls) = &settings.tls {
         let connector = connector(tls)?;
@@ -51,7 +73,7 @@ pub(crate) fn password(path: &Path) -> Result<Secret, String> {
     Ok(Secret::new(line))
 }
 
-fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let fail = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let read = |path: &Path| std::fs::read(path).map_err(|error| fail(path, &error));
     let mut builder = TlsConnector::builder();
@@ -86,6 +108,28 @@ pub(crate) fn qos(qos: Qos) -> QoS {
     }
 }
 
+/// Whether a socket's error means that the broker has hung up.
+pub(super) fn cause(error: &io::Error) -> Cause {
+    match error.kind() {
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
+            Cause::Closed
+        }
+        _ => Cause::Other,
+    }
+}
+
+/// The words of a name that is written in one: `NotAuthorized` becomes "not authorized".
+pub(super) fn spaced(name: &str) -> String {
+    let mut words = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(c.to_lowercase());
+    }
+    words
+}
+
 /// An error in the broker's words where it gave some.
 pub(crate) fn describe(error: &ConnectionError) -> String {
     match error {
@@ -106,24 +150,12 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn settings() -> settings::Remote {
         settings::Remote {
             host: "::1".into(),
-            port: 1883,
-            tls: None,
             user: Some("u".into()),
-            password: None,
-            password_file: None,
-            clean_session: true,
-            client_id: None,
-            qos: Qos::AtMostOnce,
-            command_topic: "c".into(),
-            result_topic: None,
-            status_topic: None,
-            reconnect: None,
-            keep_alive: Duration::from_secs(5),
+            ..settings::Remote::default()
         }
     }
 

@@ -1,7 +1,9 @@
 //! Commands from an MQTT broker, and results to it.
 
+mod backlog;
 mod backoff;
 pub(crate) mod connect;
+mod link;
 mod outbox;
 mod session;
 mod status;
@@ -11,35 +13,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use rumqttc::mqttbytes::v4::{ConnAck, Publish, SubscribeReasonCode};
-use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, LastWill, Outgoing, Packet, QoS, Request,
-};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::daemon::Daemon;
 use crate::engine::{Delivery, Input, Output};
-use crate::protocol::{Code, Message, Outcome, TaskId};
-use crate::settings;
+use crate::json;
+use crate::metrics::{Metric, Metrics};
+use crate::protocol::{Code, Message, Outcome, Reply, TaskId};
+use crate::settings::{self, Qos};
 use crate::store::{Number, Store};
 use crate::trust::audit::{By, Decision};
 use crate::trust::{self, Trust};
+use backlog::Backlog;
 use backoff::Backoff;
-use outbox::Outbox;
+use link::{Cause, Client, Event, Events, Incoming, Limits, Lost, Outgoing};
+use outbox::{Outbox, Parcel};
 use session::Unreleased;
 
-/// How many packet ids rumqttc may use.
-const IN_FLIGHT: u16 = 1000;
-/// Subscriptions and a window of results fit into rumqttc's queue.
-const REQUESTS: usize = 64;
 /// How long a connection must last before the next attempt after it counts as a first one.
 const STABLE: Duration = Duration::from_secs(10);
 /// How long results may take to reach the broker when the monitor stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// How long to wait before a topic that the broker refused is asked for again.
-const RESUBSCRIBE: Duration = Duration::from_secs(60);
+/// The longest correlation data that is given back. It goes through the journal.
+const MAX_CORRELATION: usize = 1024;
+/// What a packet holds besides topic, payload and correlation data, and then some.
+const PACKET_OVERHEAD: usize = 64;
+/// What a signed envelope adds to what it holds, and does not grow with it.
+const SEAL: usize = 512;
 
 /// What connects the remote side to the rest of the monitor.
 pub(crate) struct Links {
@@ -51,6 +53,8 @@ pub(crate) struct Links {
     pub(crate) store: Arc<Mutex<Store>>,
     /// Which messages are looked at, and how results are signed.
     pub(crate) trust: Arc<Trust>,
+    /// Where it is counted.
+    pub(crate) metrics: Arc<Metrics>,
     /// Becomes true when the monitor stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -59,7 +63,7 @@ pub(crate) struct Links {
 pub(crate) struct Remote {
     daemon: Arc<dyn Daemon>,
     settings: settings::Remote,
-    options: rumqttc::MqttOptions,
+    options: link::Options,
     host: String,
 }
 
@@ -75,6 +79,7 @@ impl Remote {
             Some(&settings.command_topic),
             settings.result_topic.as_ref(),
             settings.status_topic.as_ref(),
+            settings.response_prefix.as_ref(),
         ]
         .into_iter()
         .flatten()
@@ -86,6 +91,7 @@ impl Remote {
             Some(&mut settings.command_topic),
             settings.result_topic.as_mut(),
             settings.status_topic.as_mut(),
+            settings.response_prefix.as_mut(),
         ]
         .into_iter()
         .flatten()
@@ -100,15 +106,8 @@ impl Remote {
         if let Some(path) = &settings.password_file {
             settings.password = Some(connect::password(path)?);
         }
-        let mut options = connect::options(&settings, &client_id)?;
-        if let Some(topic) = &settings.status_topic {
-            let payload = status::offline(host, "lost", None);
-            let qos = connect::qos(settings.qos);
-            options.set_last_will(LastWill::new(topic, payload, qos, true));
-        }
-        options.set_inflight(IN_FLIGHT);
-        // A message is acknowledged when it is in the journal.
-        options.set_manual_acks(true);
+        let will = status::offline(host, "lost", None);
+        let options = link::Options::new(&settings, &client_id, Some(will))?;
         Ok(Self {
             settings,
             options,
@@ -119,16 +118,16 @@ impl Remote {
 
     /// Stays connected until it is told to stop.
     pub(crate) async fn run(self, links: Links) {
-        let mut options = rumqttc::NetworkOptions::new();
-        options.set_tcp_nodelay(true);
-        let (client, mut events) = AsyncClient::new(self.options.clone(), REQUESTS);
-        events.set_network_options(options);
+        let (client, mut events) = self.options.open();
         let mut connection = Connection {
             backoff: Backoff::new(self.settings.reconnect),
+            asking: Backoff::new(None),
+            backlog: Backlog::default(),
             remote: self,
             client,
             links,
             outbox: Outbox::default(),
+            limits: Limits::default(),
             unreleased: Unreleased::default(),
             unacknowledged: HashMap::new(),
             next_token: 0,
@@ -136,6 +135,8 @@ impl Remote {
             connected: None,
             resubscribe: None,
             refused: false,
+            hold: None,
+            rejected: None,
             last_error: None,
         };
         connection.serve(&mut events).await;
@@ -149,30 +150,40 @@ impl Remote {
 
 struct Connection {
     remote: Remote,
-    client: AsyncClient,
+    client: Client,
     links: Links,
     outbox: Outbox,
+    /// What the broker allows.
+    limits: Limits,
     unreleased: Unreleased,
+    /// Which messages the broker may have kept while we were away.
+    backlog: Backlog,
     /// Messages of this connection that are in nobody's hands yet, by token.
-    unacknowledged: HashMap<u64, (u16, QoS)>,
+    unacknowledged: HashMap<u64, (u16, Qos)>,
     next_token: u64,
     /// What rumqttc had no room for.
-    acknowledgements: VecDeque<(u16, QoS)>,
+    acknowledgements: VecDeque<(u16, Qos)>,
     backoff: Backoff,
     connected: Option<Instant>,
+    /// When to ask again for what was refused.
+    asking: Backoff,
     /// When to ask again for a topic that was refused.
     resubscribe: Option<Instant>,
     /// Whether the broker refuses the topic, and that was said.
     refused: bool,
+    /// When to send again, after the broker did not take what was sent.
+    hold: Option<Instant>,
+    /// Why the broker takes no results, and that was said.
+    rejected: Option<String>,
     /// Why there is no connection, and that was said.
     last_error: Option<String>,
 }
 
 impl Connection {
-    async fn serve(&mut self, events: &mut EventLoop) {
+    async fn serve(&mut self, events: &mut Events) {
         while !self.stopping() {
-            if let Err(error) = self.step(events).await {
-                self.lost(&error, events);
+            if let Err(lost) = self.step(events).await {
+                self.lost(lost);
                 self.pause().await;
             }
         }
@@ -184,28 +195,36 @@ impl Connection {
     }
 
     /// One event of the connection. Polling is not cancelled meanwhile: that could lose a packet.
-    async fn step(&mut self, events: &mut EventLoop) -> Result<(), ConnectionError> {
+    async fn step(&mut self, events: &mut Events) -> Result<(), Lost> {
         let event = {
             let mut poll = std::pin::pin!(events.poll());
             loop {
                 let resubscribe = self.resubscribe.unwrap_or_else(Instant::now);
+                let hold = self.hold.unwrap_or_else(Instant::now);
                 tokio::select! {
                     event = &mut poll => break event?,
                     Some(output) = self.links.outputs.recv() => self.take(output),
                     () = sleep_until(resubscribe), if self.resubscribe.is_some() => self.subscribe(),
+                    () = sleep_until(hold), if self.hold.is_some() => {
+                        self.hold = None;
+                        self.send();
+                    }
                     _ = self.links.stop.changed() => return Ok(()),
                 }
             }
         };
         match event {
-            Event::Incoming(Packet::ConnAck(ack)) => self.arrived(&ack, events),
-            Event::Incoming(Packet::Publish(publish)) => self.receive(&publish),
-            Event::Incoming(Packet::SubAck(ack)) => self.subscribed(&ack.return_codes),
-            Event::Incoming(Packet::PubAck(ack)) => self.acknowledged(ack.pkid),
-            Event::Incoming(Packet::PubComp(ack)) => self.acknowledged(ack.pkid),
-            Event::Outgoing(Outgoing::Publish(packet)) => self.sent(packet),
-            Event::Outgoing(outgoing) => self.unreleased.sent(&outgoing),
-            Event::Incoming(_) => {}
+            Event::Connected {
+                session_present,
+                limits,
+            } => self.arrived(session_present, limits, events),
+            Event::Message(message) => self.receive(message),
+            Event::Subscribed(answers) => self.subscribed(&answers),
+            Event::Sent(packet) => self.sent(packet),
+            Event::Acknowledged(packet) => self.acknowledged(packet),
+            Event::Rejected(packet, why) => self.rejected(packet, &why),
+            Event::Released(packet) => self.unreleased.released(packet),
+            Event::Goodbye | Event::Other => {}
         }
         self.send();
         Ok(())
@@ -225,19 +244,21 @@ impl Connection {
         }
     }
 
-    fn arrived(&mut self, ack: &ConnAck, events: &mut EventLoop) {
+    fn arrived(&mut self, session_present: bool, limits: Limits, events: &mut Events) {
         self.connected = Some(Instant::now());
+        self.limits = limits;
+        self.count(Metric::Connections);
+        self.links.metrics.set(Metric::Connected, 1);
+        self.hold = None;
         if self.last_error.take().is_some() {
             warn!("connected to the broker {} again", self.remote.broker());
         } else {
             info!("connected to the broker {}", self.remote.broker());
         }
-        if ack.session_present {
-            // The broker sends what was not acknowledged again, and is told then.
-            let mut pending = std::mem::take(&mut events.pending);
-            pending.retain(|request| !matches!(request, Request::PubRec(_) | Request::PubAck(_)));
-            events.pending = pending;
-            self.unreleased.resume(&mut events.state);
+        self.outbox.limit(limits.packet_ids);
+        self.backlog.connected(session_present, Instant::now());
+        if session_present {
+            events.resume(self.unreleased.packets());
         } else {
             self.unreleased.clear();
             self.outbox.start_over();
@@ -245,24 +266,51 @@ impl Connection {
         if self.remote.settings.status_topic.is_some() {
             let starts = self.store().starts();
             let now = self.remote.daemon.now();
-            let online = status::online(&self.remote.host, starts, now);
-            self.outbox.push_status(online);
+            self.say(status::online(&self.remote.host, starts, now));
         }
         self.subscribe();
     }
 
-    fn lost(&mut self, error: &ConnectionError, events: &EventLoop) {
-        self.unreleased.failed(error, &events.state);
+    fn count(&self, metric: Metric) {
+        self.links.metrics.count(metric);
+    }
+
+    /// Publishes what is to be said of the monitor.
+    fn say(&mut self, payload: Vec<u8>) {
+        if let Some(topic) = self.remote.settings.status_topic.clone() {
+            self.outbox.push_status(Parcel {
+                topic,
+                payload,
+                correlation: None,
+            });
+        }
+    }
+
+    fn lost(&mut self, lost: Lost) {
+        if let Some(packet) = lost.released {
+            // It is one that rumqttc will be told to expect.
+            self.unreleased.expect(packet);
+        }
         self.resubscribe = None;
         // The broker sends them again.
         self.unacknowledged.clear();
         self.acknowledgements.clear();
         let was_connected = self.connected.take();
+        if was_connected.is_some() {
+            self.backlog.lost(Instant::now());
+        }
         if was_connected.is_some_and(|since| since.elapsed() > STABLE) {
             self.backoff.reset();
         }
+        self.count(match (was_connected.is_some(), &lost.cause) {
+            (true, _) => Metric::Lost,
+            (false, Cause::Refused) => Metric::Refused,
+            (false, _) => Metric::Unreachable,
+        });
+        self.links.metrics.set(Metric::Connected, 0);
         let broker = self.remote.broker();
-        let what = connect::describe(error);
+        let what = lost.what;
+        self.links.metrics.deaf(&what);
         let said = self.last_error.replace(what.clone());
         if was_connected.is_some() {
             warn!("the connection to the broker {broker} is lost: {what}");
@@ -276,35 +324,36 @@ impl Connection {
     fn subscribe(&mut self) {
         self.resubscribe = None;
         let settings = &self.remote.settings;
-        if let Err(error) = self
-            .client
-            .try_subscribe(&settings.command_topic, connect::qos(settings.qos))
-        {
+        if let Err(error) = self.client.subscribe(&settings.command_topic, settings.qos) {
             debug!("there is no room to subscribe yet: {error}");
             self.resubscribe = Some(Instant::now() + Duration::from_secs(1));
         }
     }
 
-    fn subscribed(&mut self, codes: &[SubscribeReasonCode]) {
+    fn subscribed(&mut self, answers: &[Result<Qos, String>]) {
         let topic = &self.remote.settings.command_topic;
-        let wanted = connect::qos(self.remote.settings.qos);
-        for code in codes {
-            match code {
-                SubscribeReasonCode::Failure => {
+        for answer in answers {
+            match answer {
+                Err(why) => {
+                    self.count(Metric::Denied);
+                    let deaf = format!("the broker refuses the subscription: {why}");
+                    self.links.metrics.deaf(&deaf);
                     if !self.refused {
-                        error!("the broker refuses the subscription to the topic {topic:?}, trying again");
+                        error!("the broker refuses the subscription to the topic {topic:?}, trying again: {why}");
                     }
                     self.refused = true;
-                    self.resubscribe = Some(Instant::now() + RESUBSCRIBE);
+                    self.resubscribe = Some(Instant::now() + self.asking.wait());
                 }
-                SubscribeReasonCode::Success(granted) => {
+                Ok(granted) => {
+                    self.links.metrics.hears();
                     self.refused = false;
-                    if *granted as u8 == wanted as u8 {
+                    self.asking.reset();
+                    if *granted == self.remote.settings.qos {
                         info!("listening for commands on the topic {topic:?}");
                     } else {
                         warn!(
                             "listening for commands on the topic {topic:?}, but only with QoS {}",
-                            *granted as u8
+                            granted.level()
                         );
                     }
                 }
@@ -312,27 +361,37 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, publish: &Publish) {
-        let delivery = Delivery {
-            token: self.next_token,
-            again: publish.dup,
-        };
+    fn receive(&mut self, message: Incoming) {
+        self.count(Metric::Messages);
+        let token = self.next_token;
         self.next_token += 1;
         self.unacknowledged
-            .insert(delivery.token, (publish.pkid, publish.qos));
-        if self.unreleased.received(publish) {
+            .insert(token, (message.packet, message.qos));
+        let again = message.qos == Qos::ExactlyOnce
+            && self.unreleased.received(message.packet, message.dup);
+        if again {
             debug!("a message was delivered again and is passed over");
-            self.acknowledge(delivery.token);
+            self.count(Metric::PassedOver);
+            self.acknowledge(token);
             return;
         }
         // A kept session may still have a subscription that was configured earlier.
-        if !rumqttc::matches(&publish.topic, &self.remote.settings.command_topic) {
-            warn!("a message on the topic {:?} is passed over", publish.topic);
-            self.acknowledge(delivery.token);
+        if !rumqttc::matches(&message.topic, &self.remote.settings.command_topic) {
+            warn!("a message on the topic {:?} is passed over", message.topic);
+            self.count(Metric::PassedOver);
+            self.acknowledge(token);
             return;
         }
-        let Some(input) = self.read(publish, delivery) else {
-            self.acknowledge(delivery.token);
+        let reply = message.reply.clone().and_then(|r| self.permitted(r));
+        let delivery = Delivery {
+            token,
+            again: message.dup,
+            reply: reply.clone(),
+            expires: message.expires,
+            away: self.backlog.away(Instant::now()),
+        };
+        let Some(input) = self.read(&message, delivery) else {
+            self.acknowledge(token);
             return;
         };
         match self.links.inputs.try_send(input) {
@@ -343,6 +402,7 @@ impl Connection {
                     Input::Refused { task, .. } => (task, None),
                 };
                 warn!(%task, "refused: too many messages are waiting");
+                self.links.metrics.refused(Code::Busy);
                 let outcome = Outcome {
                     task,
                     message: "Too many messages are waiting.".to_owned(),
@@ -350,10 +410,11 @@ impl Connection {
                     code: Code::Busy,
                     at: self.remote.daemon.now(),
                     request,
+                    reply,
                 };
                 let number = self.store().answer(&outcome);
                 self.result(number, &outcome);
-                self.acknowledge(delivery.token);
+                self.acknowledge(token);
             }
             // The monitor stops. Whoever comes after it gets the message again.
             Err(TrySendError::Disconnected(_)) => {}
@@ -361,16 +422,17 @@ impl Connection {
     }
 
     /// What a payload asks for, or why it is refused. None if nobody can be told.
-    fn read(&self, publish: &Publish, delivery: Delivery) -> Option<Input> {
+    fn read(&self, incoming: &Incoming, delivery: Delivery) -> Option<Input> {
         let trust = &self.links.trust;
         let now = self.remote.daemon.now();
-        let opened = match trust.open(&publish.payload, now) {
+        let opened = match trust.open(&incoming.payload, now) {
             Ok(opened) => opened,
             Err(refusal) => {
                 let trust::Refusal { code, why, task } = refusal;
                 // The engine says so where it answers.
                 let Some(task) = task else {
-                    warn!(bytes = publish.payload.len(), "refused: {why}");
+                    warn!(bytes = incoming.payload.len(), "refused: {why}");
+                    self.links.metrics.refused(code);
                     return None;
                 };
                 return Some(Input::Refused {
@@ -388,7 +450,7 @@ impl Connection {
         };
         match Message::parse(&opened.text) {
             // It comes with every subscription, and nobody knows when it was sent.
-            Ok(message) if publish.retain => {
+            Ok(message) if incoming.retain => {
                 let why = "Commands must not be retained.";
                 refused(Some(&message.task), Code::Retained, why);
                 Some(Input::Refused {
@@ -401,9 +463,10 @@ impl Connection {
             Ok(message) => Some(Input::Message(message, opened.authority, delivery)),
             Err(unreadable) => {
                 warn!(
-                    bytes = publish.payload.len(),
+                    bytes = incoming.payload.len(),
                     "a message is not understood: {}", unreadable.reason
                 );
+                self.count(Metric::Unreadable);
                 let why = format!("The message is not understood: {}.", unreadable.reason);
                 refused(unreadable.task.as_ref(), unreadable.code, &why);
                 Some(Input::Refused {
@@ -414,6 +477,26 @@ impl Connection {
                 })
             }
         }
+    }
+
+    /// What of a sender's wishes is granted.
+    fn permitted(&self, mut reply: Reply) -> Option<Reply> {
+        let settings = &self.remote.settings;
+        let refused = |topic: &String| {
+            let prefix = settings.response_prefix.as_deref();
+            !prefix.is_some_and(|prefix| is_below(topic, prefix))
+                || rumqttc::matches(topic, &settings.command_topic)
+        };
+        if let Some(topic) = reply.topic.take_if(|topic| refused(topic)) {
+            warn!("the response topic {topic:?} is not below ResponseTopicPrefix; the result goes where all others do");
+        }
+        if let Some(data) = reply.correlation.take_if(|d| d.len() > MAX_CORRELATION) {
+            warn!(
+                "correlation data of {} bytes is not given back; at most {MAX_CORRELATION} are",
+                data.len()
+            );
+        }
+        (reply != Reply::default()).then_some(reply)
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -437,73 +520,117 @@ impl Connection {
     fn acknowledge(&mut self, token: u64) {
         if let Some((packet, qos)) = self.unacknowledged.remove(&token) {
             self.unreleased.accepted(packet);
-            if qos != QoS::AtMostOnce {
+            if qos != Qos::AtMostOnce {
                 self.acknowledgements.push_back((packet, qos));
             }
         }
     }
 
     fn result(&mut self, number: Number, outcome: &Outcome) {
-        if self.remote.settings.result_topic.is_none() {
+        let wished = outcome.reply.as_ref().and_then(|reply| reply.topic.clone());
+        let Some(topic) = wished.or_else(|| self.remote.settings.result_topic.clone()) else {
             debug!(task = %outcome.task, "no result is sent, because there is no CommandResultTopic");
             self.store().delivered(number);
             return;
-        }
-        let json = outcome.to_json(&self.remote.host);
-        let now = self.remote.daemon.now();
-        let json = self.links.trust.seal_result(json, outcome.request, now);
-        let dropped = self.outbox.push(number, json.into_bytes());
+        };
+        let parcel = Parcel {
+            topic,
+            payload: self.payload(outcome, None).unwrap_or_default(),
+            correlation: outcome.reply.as_ref().and_then(|r| r.correlation.clone()),
+        };
+        let dropped = self.outbox.push(number, parcel);
+        self.measure();
         if !dropped.is_empty() {
-            let mut store = self.store();
-            for number in dropped {
-                store.dropped(number);
-            }
-            let all = store.losses().results;
-            drop(store);
+            self.drop_results(dropped);
+            let all = self.store().losses().results;
             warn!("{all} results were dropped, because the broker was away for too long");
         }
+    }
+
+    fn drop_results(&self, dropped: impl IntoIterator<Item = Number>) {
+        let mut store = self.store();
+        for number in dropped {
+            store.dropped(number);
+        }
+    }
+
+    fn measure(&self) {
+        let waiting = u64::try_from(self.outbox.results()).unwrap_or(u64::MAX);
+        self.links.metrics.set(Metric::ResultsWaiting, waiting);
+    }
+
+    fn delivered(&self, number: Number) {
+        self.store().delivered(number);
+        self.count(Metric::ResultsDelivered);
+        self.measure();
     }
 
     /// rumqttc has sent a result.
     fn sent(&mut self, packet: u16) {
         if let Some(number) = self.outbox.sent(packet) {
-            self.store().delivered(number);
+            self.delivered(number);
         }
     }
 
     /// The broker has a result.
     fn acknowledged(&mut self, packet: u16) {
+        if self.rejected.take().is_some() {
+            self.asking.reset();
+            warn!("the broker takes results again");
+        }
         if let Some(number) = self.outbox.acknowledged(packet) {
-            self.store().delivered(number);
+            self.delivered(number);
+        }
+    }
+
+    /// The broker does not take a result. It is kept, and sent again.
+    fn rejected(&mut self, packet: u16, why: &str) {
+        self.count(Metric::ResultsRejected);
+        let instead = self.remote.settings.result_topic.as_deref();
+        match self.outbox.rejected(packet, instead) {
+            None => {}
+            Some(outbox::Rejection::Elsewhere(topic)) => {
+                warn!("the broker takes no result on the response topic {topic:?}: {why}");
+            }
+            Some(outbox::Rejection::Dropped(number, topic)) => {
+                warn!("a result was dropped, because the broker does not take it on the response topic {topic:?}: {why}");
+                self.drop_results([number]);
+            }
+            Some(outbox::Rejection::Again(topic)) => {
+                self.hold = Some(Instant::now() + self.asking.wait());
+                if self.rejected.replace(why.to_owned()).as_deref() != Some(why) {
+                    error!("the broker takes nothing on the topic {topic:?}, trying again: {why}");
+                }
+            }
         }
     }
 
     /// Hands acknowledgements to rumqttc, and as many results as may be under way.
     fn send(&mut self) {
         while let Some((packet, qos)) = self.acknowledgements.front() {
-            let mut publish = Publish::new("", *qos, Vec::new());
-            publish.pkid = *packet;
-            if let Err(error) = self.client.try_ack(&publish) {
+            if let Err(error) = self.client.acknowledge(*packet, *qos) {
                 debug!("there is no room to acknowledge yet: {error}");
                 return;
             }
             self.acknowledgements.pop_front();
         }
-        let settings = &self.remote.settings;
-        while self.connected.is_some() {
-            let Some((payload, is_result)) = self.outbox.next() else {
+        while self.connected.is_some() && self.hold.is_none() {
+            if let Some(number) = self.make_fit() {
+                warn!("a result was dropped, because the broker takes no message of its length");
+                self.drop_results([number]);
+            }
+            let Some((parcel, is_result)) = self.outbox.next() else {
                 return;
             };
-            let topic = match is_result {
-                true => &settings.result_topic,
-                false => &settings.status_topic,
+            let message = Outgoing {
+                topic: &parcel.topic,
+                qos: self.remote.settings.qos,
+                // Whoever asks for the state of the monitor later must find it.
+                retain: !is_result,
+                payload: &parcel.payload,
+                correlation: parcel.correlation.as_deref(),
             };
-            // What has no topic is not put into the outbox.
-            let topic = topic.as_deref().unwrap_or_default();
-            let qos = connect::qos(settings.qos);
-            // Whoever asks for the state of the monitor later must find it.
-            let retain = !is_result;
-            if let Err(error) = self.client.try_publish(topic, qos, retain, payload) {
+            if let Err(error) = self.client.publish(&message) {
                 debug!("there is no room to publish yet: {error}");
                 return;
             }
@@ -511,8 +638,52 @@ impl Connection {
         }
     }
 
+    /// A result as it is sent, in at most so many bytes. None if it cannot be shortened so far.
+    fn payload(&self, outcome: &Outcome, most: Option<usize>) -> Option<Vec<u8>> {
+        let now = self.remote.daemon.now();
+        let json = outcome.to_json(&self.remote.host);
+        let length = json.len();
+        let seal = |json| self.links.trust.seal_result(json, outcome.request, now);
+        let sealed = seal(json.clone());
+        let Some(most) = most.filter(|most| sealed.len() > *most) else {
+            return Some(sealed.into_bytes());
+        };
+        // A seal adds a share of what it is put on, and something more.
+        let share = most.saturating_mul(length) / sealed.len().max(1);
+        let most_json = if sealed.len() == length {
+            most
+        } else {
+            share.saturating_sub(SEAL)
+        };
+        let short = seal(shorten_result(&json, most_json)?);
+        (short.len() <= most).then(|| short.into_bytes())
+    }
+
+    /// Shortens what is sent next to what the broker takes. Returns a result that cannot be shortened so far.
+    fn make_fit(&mut self) -> Option<Number> {
+        let most = self.limits.max_packet?;
+        let (parcel, _) = self.outbox.next()?;
+        let rest = parcel.topic.len() + parcel.correlation.as_ref().map_or(0, Vec::len);
+        let most = most.saturating_sub(rest + PACKET_OVERHEAD);
+        if parcel.payload.len() <= most {
+            return None;
+        }
+        let outcome = self
+            .outbox
+            .next_result()
+            .and_then(|n| self.store().result(n));
+        match outcome.and_then(|outcome| self.payload(&outcome, Some(most))) {
+            Some(payload) => {
+                warn!("a result is shortened, because the broker takes no message of its length");
+                self.outbox.replace_next(payload);
+                None
+            }
+            None => self.outbox.drop_next(),
+        }
+    }
+
     /// Gives what is known a chance to reach the broker, and says goodbye.
-    async fn leave(&mut self, events: &mut EventLoop) {
+    async fn leave(&mut self, events: &mut Events) {
         while let Ok(output) = self.links.outputs.try_recv() {
             self.take(output);
         }
@@ -525,19 +696,18 @@ impl Connection {
         if self.remote.settings.status_topic.is_some() {
             let now = self.remote.daemon.now();
             let offline = status::offline(&self.remote.host, "stopped", Some(now));
-            self.outbox.push_status(offline);
+            self.say(offline);
             self.send();
         }
         let deadline = Instant::now() + STOP_PATIENCE;
         while !self.outbox.is_empty() || !self.acknowledgements.is_empty() {
             match timeout_at(deadline, events.poll()).await {
-                Ok(Ok(Event::Outgoing(Outgoing::Publish(packet)))) => self.sent(packet),
-                Ok(Ok(Event::Incoming(Packet::PubAck(ack)))) => self.acknowledged(ack.pkid),
-                Ok(Ok(Event::Incoming(Packet::PubComp(ack)))) => self.acknowledged(ack.pkid),
+                Ok(Ok(Event::Sent(packet))) => self.sent(packet),
+                Ok(Ok(Event::Acknowledged(packet))) => self.acknowledged(packet),
+                Ok(Ok(Event::Rejected(packet, why))) => self.rejected(packet, &why),
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    let why = connect::describe(&error);
-                    warn!("stopping; results are kept for the next start: {why}");
+                Ok(Err(Lost { what, .. })) => {
+                    warn!("stopping; results are kept for the next start: {what}");
                     return;
                 }
                 Err(_) => {
@@ -547,22 +717,69 @@ impl Connection {
             }
             self.send();
         }
-        if let Err(error) = self.client.try_disconnect() {
+        if let Err(error) = self.client.disconnect() {
             debug!("no room to say goodbye: {error}");
             return;
         }
-        let goodbye = async {
-            while !matches!(
-                events.poll().await,
-                Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_)
-            ) {}
-        };
+        let goodbye =
+            async { while !matches!(events.poll().await, Ok(Event::Goodbye) | Err(_)) {} };
         if timeout(STOP_PATIENCE, goodbye).await.is_err() {
             debug!("the broker does not take a goodbye");
         }
         // The packet leaves with the next turn of the runtime.
         sleep(Duration::ZERO).await;
     }
+}
+
+/// Whether a topic can be published to and is a certain one, or below it.
+fn is_below(topic: &str, prefix: &str) -> bool {
+    let Some(rest) = topic.strip_prefix(prefix) else {
+        return false;
+    };
+    (rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+        && rumqttc::valid_topic(topic)
+        && !topic.contains('\0')
+}
+
+/// What stands behind a text that was shortened.
+const CUT: &str = "\n[cut: the broker takes no more of it]";
+
+/// The same result with less of what the command printed, in at most so many bytes.
+fn shorten_result(json: &str, most: usize) -> Option<String> {
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let mut fields: Vec<(String, String)> = json::entries(json)
+        .ok()?
+        .into_iter()
+        .map(|(key, value)| (quoted(&key), value.get().to_owned()))
+        .collect();
+    let write = |fields: &[(String, String)]| {
+        let fields: Vec<_> = fields.iter().map(|(k, v)| format!("{k}:{v}")).collect();
+        format!("{{{}}}", fields.join(","))
+    };
+    for field in ["\"stderr\"", "\"message\""] {
+        let Some(at) = fields.iter().position(|(key, _)| key == field) else {
+            continue;
+        };
+        let text: String = serde_json::from_str(&fields[at].1).ok()?;
+        fields[at].1 = quoted(CUT);
+        let room = most.saturating_sub(write(&fields).len());
+        // Each character takes as many bytes as it is long, or up to six.
+        let mut kept = String::new();
+        let mut used = 0;
+        for c in text.chars() {
+            used += quoted(c.encode_utf8(&mut [0; 4])).len() - 2;
+            if used > room {
+                break;
+            }
+            kept.push(c);
+        }
+        if kept.len() < text.len() {
+            kept.push_str(CUT);
+        }
+        fields[at].1 = quoted(&kept);
+    }
+    let json = write(&fields);
+    (json.len() <= most).then_some(json)
 }
 
 #[cfg(test)]
@@ -591,8 +808,11 @@ mod tests {
             remote.settings.result_topic.as_deref(),
             Some("results/node1")
         );
-        assert_eq!(remote.options.client_id(), "collectd-monitor-node1");
-        assert!(!remote.options.clean_session());
+        let link::Options::V3(options) = remote.options else {
+            panic!("3.1.1 is the default");
+        };
+        assert_eq!(options.client_id(), "collectd-monitor-node1");
+        assert!(!options.clean_session());
     }
 
     #[test]
@@ -603,5 +823,54 @@ mod tests {
                 "{host}"
             );
         }
+    }
+
+    #[test]
+    fn a_topic_is_below_another_level_by_level() {
+        for (topic, prefix, expected) in [
+            ("replies", "replies", true),
+            ("replies/a/b", "replies", true),
+            ("replies/a", "replies/", true),
+            ("replies-of-others", "replies", false),
+            ("other/replies/a", "replies", false),
+            ("replies/#", "replies", false),
+            ("replies/+/a", "replies", false),
+            ("replies/a\0", "replies", false),
+            ("replies", "replies/a", false),
+            ("", "replies", false),
+        ] {
+            assert_eq!(is_below(topic, prefix), expected, "{topic:?} {prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_is_shortened_to_what_fits() {
+        let outcome = Outcome {
+            task: 18_446_744_073_709_551_615.into(),
+            message: "é\n".repeat(1000),
+            errors: "x\0".repeat(1000),
+            code: Code::Exit(3),
+            at: std::time::UNIX_EPOCH,
+            request: None,
+            reply: None,
+        };
+        let json = outcome.to_json("node1");
+        for most in [220, 300, 1000, 5000, 8000, 10_000] {
+            let text = shorten_result(&json, most).unwrap();
+            assert!(text.len() <= most, "{} of {most}", text.len());
+            assert!(text.contains("\"task_id\":18446744073709551615"), "{text}");
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                (&value["code"], &value["host"]),
+                (&3.into(), &"node1".into())
+            );
+            let message = value["message"].as_str().unwrap();
+            let kept = message
+                .strip_suffix(CUT)
+                .unwrap_or_else(|| panic!("{message:?}"));
+            assert!(outcome.message.starts_with(kept), "{kept:?}");
+        }
+        assert_eq!(shorten_result(&json, 50), None);
+        assert_eq!(shorten_result("no JSON", 5), None);
     }
 }

@@ -6,25 +6,19 @@
 
 use std::collections::BTreeMap;
 
-use rumqttc::mqttbytes::v4::{PubRel, Publish};
-use rumqttc::{ConnectionError, Event, MqttState, Outgoing, Packet, QoS, StateError};
-
 /// The packet ids of QoS 2 messages that were received and not yet released, and whether they are in good
 /// hands.
 #[derive(Debug, Default)]
 pub(super) struct Unreleased(BTreeMap<u16, bool>);
 
 impl Unreleased {
-    /// Takes note of a message. Says whether it came before, is only repeated, and needs nothing but to be
-    /// acknowledged once more.
-    pub(super) fn received(&mut self, publish: &Publish) -> bool {
-        if publish.qos != QoS::ExactlyOnce {
-            return false;
-        }
-        if publish.dup && self.0.get(&publish.pkid) == Some(&true) {
+    /// Takes note of a QoS 2 message. Says whether it came before, is only repeated, and needs nothing but to
+    /// be acknowledged once more.
+    pub(super) fn received(&mut self, packet: u16, dup: bool) -> bool {
+        if dup && self.0.get(&packet) == Some(&true) {
             return true;
         }
-        self.0.insert(publish.pkid, false);
+        self.0.insert(packet, false);
         false
     }
 
@@ -35,34 +29,19 @@ impl Unreleased {
         }
     }
 
-    /// Takes note of what was sent.
-    pub(super) fn sent(&mut self, outgoing: &Outgoing) {
-        if let Outgoing::PubComp(packet) = outgoing {
-            self.0.remove(packet);
-        }
+    /// A message was released, and the broker was told that this is known.
+    pub(super) fn released(&mut self, packet: u16) {
+        self.0.remove(&packet);
     }
 
-    /// Takes note of an error: a release that rumqttc did not expect is one that it will be told to.
-    pub(super) fn failed(&mut self, error: &ConnectionError, state: &MqttState) {
-        let ConnectionError::MqttState(StateError::Unsolicited(packet)) = error else {
-            return;
-        };
-        let release = Event::Incoming(Packet::PubRel(PubRel { pkid: *packet }));
-        if state.events.back() == Some(&release) {
-            self.0.insert(*packet, true);
-        }
+    /// The broker releases a message that came before this monitor was started.
+    pub(super) fn expect(&mut self, packet: u16) {
+        self.0.insert(packet, true);
     }
 
-    /// After a reconnection, tells rumqttc what it has forgotten.
-    pub(super) fn resume(&self, state: &mut MqttState) {
-        let events = state.events.len();
-        for packet in self.0.keys() {
-            let mut publish = Publish::new("", QoS::ExactlyOnce, Vec::new());
-            publish.pkid = *packet;
-            // The answer to this message was sent when it really came.
-            drop(state.handle_incoming_packet(Packet::Publish(publish)));
-        }
-        state.events.truncate(events);
+    /// What rumqttc is to be told after a reconnection.
+    pub(super) fn packets(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.keys().copied()
     }
 
     /// The broker has forgotten the session.
@@ -75,71 +54,27 @@ impl Unreleased {
 mod tests {
     use super::*;
 
-    fn publish(packet: u16, dup: bool) -> Publish {
-        let mut publish = Publish::new("t", QoS::ExactlyOnce, "x");
-        publish.pkid = packet;
-        publish.dup = dup;
-        publish
-    }
-
-    fn release(state: &mut MqttState, packet: u16) -> Result<(), StateError> {
-        state
-            .handle_incoming_packet(Packet::PubRel(PubRel { pkid: packet }))
-            .map(|_| ())
-    }
-
     #[test]
     fn a_message_that_is_repeated_is_recognised() {
         let mut unreleased = Unreleased::default();
-        assert!(!unreleased.received(&publish(1, false)));
+        assert!(!unreleased.received(1, false));
         // Nobody has it yet, so whoever was to take it must be asked again.
-        assert!(!unreleased.received(&publish(1, true)));
+        assert!(!unreleased.received(1, true));
         unreleased.accepted(1);
-        assert!(unreleased.received(&publish(1, true)));
-        unreleased.sent(&Outgoing::PubComp(1));
-        assert!(!unreleased.received(&publish(1, false)));
+        assert!(unreleased.received(1, true));
+        assert_eq!(unreleased.packets().collect::<Vec<_>>(), [1]);
+        unreleased.released(1);
+        assert!(!unreleased.received(1, false));
         // An id that comes again for a new message is not a repetition.
-        assert!(!unreleased.received(&publish(1, false)));
+        assert!(!unreleased.received(1, false));
+        unreleased.clear();
+        assert_eq!(unreleased.packets().count(), 0);
     }
 
     #[test]
-    fn a_release_after_reconnection_is_accepted() {
-        let mut state = MqttState::new(10, true);
+    fn a_message_from_before_a_restart_is_only_waited_for() {
         let mut unreleased = Unreleased::default();
-        unreleased.received(&publish(5, false));
-        state
-            .handle_incoming_packet(Packet::Publish(publish(5, false)))
-            .unwrap();
-        state.events.clear();
-        state.clean();
-        let error = release(&mut state.clone(), 5).unwrap_err();
-        assert!(matches!(error, StateError::Unsolicited(5)));
-        unreleased.resume(&mut state);
-        assert!(state.events.is_empty());
-        release(&mut state, 5).unwrap();
-        assert!(state
-            .events
-            .contains(&Event::Outgoing(Outgoing::PubComp(5))));
-    }
-
-    #[test]
-    fn a_release_from_before_a_restart_is_accepted_at_the_second_attempt() {
-        let mut state = MqttState::new(10, true);
-        let mut unreleased = Unreleased::default();
-        let error = release(&mut state, 9).unwrap_err().into();
-        unreleased.failed(&error, &state);
-        state.clean();
-        unreleased.resume(&mut state);
-        release(&mut state, 9).unwrap();
-    }
-
-    #[test]
-    fn other_errors_are_not_taken_for_a_release() {
-        let mut state = MqttState::new(10, true);
-        let mut unreleased = Unreleased::default();
-        let ack = Packet::PubAck(rumqttc::mqttbytes::v4::PubAck { pkid: 3 });
-        let error = ConnectionError::from(state.handle_incoming_packet(ack).unwrap_err());
-        unreleased.failed(&error, &state);
-        assert!(unreleased.0.is_empty());
+        unreleased.expect(9);
+        assert!(unreleased.received(9, true));
     }
 }

@@ -33,6 +33,17 @@ pub enum Qos {
     ExactlyOnce,
 }
 
+impl Qos {
+    /// As a number.
+    pub fn level(self) -> u8 {
+        match self {
+            Qos::AtMostOnce => 0,
+            Qos::AtLeastOnce => 1,
+            Qos::ExactlyOnce => 2,
+        }
+    }
+}
+
 impl TryFrom<u8> for Qos {
     type Error = ();
 
@@ -120,9 +131,21 @@ impl Default for Freshness {
     }
 }
 
+/// The version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// 3.1.1
+    #[default]
+    V3,
+    /// 5
+    V5,
+}
+
 /// The broker and the topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
+    /// The version of MQTT to talk to it.
+    pub protocol: Protocol,
     /// Its name or address.
     pub host: String,
     /// Its port.
@@ -147,10 +170,40 @@ pub struct Remote {
     pub result_topic: Option<String>,
     /// Where to say that we are there, if anywhere. `%h` stands for the name of the host.
     pub status_topic: Option<String>,
+    /// Where senders may want their results instead, with MQTT 5: below this topic, if anywhere. `%h` stands for
+    /// the name of the host.
+    pub response_prefix: Option<String>,
+    /// How long the broker is to keep our session while we are away, with MQTT 5.
+    pub session_expiry: Duration,
     /// How long to wait between attempts to connect. Without it, longer and longer.
     pub reconnect: Option<Duration>,
     /// How often to see whether the broker is still there.
     pub keep_alive: Duration,
+}
+
+impl Default for Remote {
+    /// A broker on this host, and no topics.
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::default(),
+            host: "localhost".to_owned(),
+            port: 1883,
+            tls: None,
+            user: None,
+            password: None,
+            password_file: None,
+            clean_session: false,
+            client_id: None,
+            qos: Qos::default(),
+            command_topic: String::new(),
+            result_topic: None,
+            status_topic: None,
+            response_prefix: None,
+            session_expiry: Duration::from_secs(86_400),
+            reconnect: None,
+            keep_alive: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Whom to trust, and how to be trusted.
@@ -267,9 +320,12 @@ enum Setting {
     ClockSkew,
     AuditLog,
     AuditSyslog,
+    Protocol,
+    SessionExpiry,
+    ResponseTopicPrefix,
 }
 
-const KEYS: [(&str, Setting); 30] = [
+const KEYS: [(&str, Setting); 33] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -300,6 +356,9 @@ const KEYS: [(&str, Setting); 30] = [
     ("ClockSkew", Setting::ClockSkew),
     ("AuditLog", Setting::AuditLog),
     ("AuditSyslog", Setting::AuditSyslog),
+    ("Protocol", Setting::Protocol),
+    ("SessionExpiry", Setting::SessionExpiry),
+    ("ResponseTopicPrefix", Setting::ResponseTopicPrefix),
 ];
 
 impl Setting {
@@ -316,6 +375,7 @@ enum Checked {
     Text(String),
     Flag(bool),
     Qos(Qos),
+    Protocol(Protocol),
     Address(String, Option<u16>),
     Interval(Duration),
     Device(Device),
@@ -473,6 +533,8 @@ fn expected(key: Setting) -> &'static str {
         Setting::QoS => "0, 1 or 2",
         Setting::ReconnectInterval => "a number of seconds from 0.1 to 86400",
         Setting::KeepAlive => "a whole number of seconds from 5 to 3600",
+        Setting::SessionExpiry => "a whole number of seconds from 1 to 4294967295",
+        Setting::Protocol => "3.1.1 or 5",
         _ => "a string",
     }
 }
@@ -530,6 +592,15 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
                 Err(format!("must be {}, not {seconds}", expected(key)))
             }
         }
+        (Setting::SessionExpiry, Value::Number(seconds)) => {
+            if seconds.fract() == 0.0 && (1.0..=4_294_967_295.0).contains(&seconds) {
+                Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
+            } else {
+                Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
+        (Setting::Protocol, Value::Number(5.0)) => Ok(Checked::Protocol(Protocol::V5)),
+        (Setting::Protocol, Value::Number(_)) => Err("must be 3.1.1 or 5".to_owned()),
         (
             Setting::Secure
             | Setting::CleanSession
@@ -540,7 +611,8 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
             | Setting::RequireTimestamp
             | Setting::RequireSignature
             | Setting::AuditSyslog
-            | Setting::ClockSkew,
+            | Setting::ClockSkew
+            | Setting::SessionExpiry,
             _,
         ) => wrong_type(),
         (_, Value::Text(text)) => check_text(key, text),
@@ -578,7 +650,12 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         Setting::CommandTopic if !rumqttc::valid_filter(&text) || text.len() > MAX_TOPIC => {
             Err("is not a topic to subscribe to".to_owned())
         }
-        Setting::CommandResultTopic | Setting::StatusTopic
+        Setting::Protocol => match text.as_str() {
+            "3.1.1" => Ok(Checked::Protocol(Protocol::V3)),
+            "5" | "5.0" => Ok(Checked::Protocol(Protocol::V5)),
+            _ => Err("must be 3.1.1 or 5".to_owned()),
+        },
+        Setting::CommandResultTopic | Setting::StatusTopic | Setting::ResponseTopicPrefix
             if !rumqttc::valid_topic(&text) || text.len() > MAX_TOPIC =>
         {
             Err("is not a topic to publish to: it must not hold + or #".to_owned())
@@ -827,7 +904,25 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
     }
     let secure = flag(given, Setting::Secure).unwrap_or(false);
     let tls = tls(given, secure, problems);
+    let protocol = match given.remove(&Setting::Protocol) {
+        Some(Checked::Protocol(protocol)) => protocol,
+        _ => Protocol::default(),
+    };
+    let response_prefix = text(given, Setting::ResponseTopicPrefix);
+    let session_expiry = interval(given, Setting::SessionExpiry);
+    if protocol == Protocol::V3 {
+        for (key, there) in [
+            (Setting::ResponseTopicPrefix, response_prefix.is_some()),
+            (Setting::SessionExpiry, session_expiry.is_some()),
+        ] {
+            if there {
+                problems.block(key.name(), "is of no use without Protocol 5");
+            }
+        }
+    }
+    let defaults = Remote::default();
     Some(Remote {
+        protocol,
         host,
         port: port.unwrap_or(if secure { 8883 } else { 1883 }),
         tls,
@@ -843,8 +938,10 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
         command_topic: command_topic.unwrap_or_default(),
         result_topic: text(given, Setting::CommandResultTopic),
         status_topic: text(given, Setting::StatusTopic),
+        response_prefix,
+        session_expiry: session_expiry.unwrap_or(defaults.session_expiry),
         reconnect: interval(given, Setting::ReconnectInterval),
-        keep_alive: interval(given, Setting::KeepAlive).unwrap_or(Duration::from_secs(30)),
+        keep_alive: interval(given, Setting::KeepAlive).unwrap_or(defaults.keep_alive),
     })
 }
 

@@ -65,6 +65,7 @@ fn the_defaults_are_those_of_the_original() {
     assert_eq!(
         remote,
         Remote {
+            protocol: Protocol::V3,
             host: "broker".into(),
             port: 1883,
             tls: None,
@@ -77,6 +78,8 @@ fn the_defaults_are_those_of_the_original() {
             command_topic: "commands".into(),
             result_topic: None,
             status_topic: None,
+            response_prefix: None,
+            session_expiry: Duration::from_secs(86_400),
             reconnect: None,
             keep_alive: Duration::from_secs(30),
         }
@@ -105,11 +108,15 @@ fn every_setting_of_the_block_is_read() {
             .with("CommandTopic", "c/%h")
             .with("CommandResultTopic", "r")
             .with("ReconnectInterval", 2.5)
-            .with("KeepAlive", 5.0),
+            .with("KeepAlive", 5.0)
+            .with("Protocol", 5.0)
+            .with("SessionExpiry", 60.0)
+            .with("ResponseTopicPrefix", "replies"),
     );
     assert_eq!(
         remote,
         Remote {
+            protocol: Protocol::V5,
             host: "broker.example".into(),
             port: 8884,
             tls: Some(Tls {
@@ -125,6 +132,8 @@ fn every_setting_of_the_block_is_read() {
             command_topic: "c/%h".into(),
             result_topic: Some("r".into()),
             status_topic: None,
+            response_prefix: Some("replies".into()),
+            session_expiry: Duration::from_secs(60),
             reconnect: Some(Duration::from_millis(2500)),
             keep_alive: Duration::from_secs(5),
         }
@@ -636,4 +645,32 @@ fn without_services_there_are_none() {
     let with = WithFile::new(minimal(), "{}");
     let mut services = Settings::read(&with.block).unwrap().services;
     assert!(services.current().is_none());
+}
+
+#[test]
+fn the_version_of_mqtt_is_one_of_two() {
+    for (value, expected) in [
+        (Value::from("3.1.1"), Protocol::V3),
+        (Value::from("5"), Protocol::V5),
+        (Value::from("5.0"), Protocol::V5),
+        (Value::from(5.0), Protocol::V5),
+    ] {
+        let remote = remote_of(&minimal().with("Protocol", value.clone()));
+        assert_eq!(remote.protocol, expected, "{value:?}");
+    }
+    for wrong in [Value::from("4"), Value::from(3.1), Value::from(true)] {
+        let problems = Settings::read(&minimal().with("Protocol", wrong)).unwrap_err();
+        assert!(
+            problems.to_string().contains("must be 3.1.1 or 5"),
+            "{problems}"
+        );
+    }
+    for (key, value) in [
+        ("SessionExpiry", Value::from(60.0)),
+        ("ResponseTopicPrefix", Value::from("r")),
+    ] {
+        let problems = Settings::read(&minimal().with(key, value)).unwrap_err();
+        let expected = format!("<Plugin monitor>: {key}: is of no use without Protocol 5");
+        assert_eq!(problems.to_string(), expected);
+    }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::boundary::{self, Boundary};
-use crate::protocol::{Code, Digest, Key, Outcome, TaskId};
+use crate::protocol::{Code, Digest, Key, Outcome, Reply, TaskId};
 use crate::trust::Signed;
 pub(crate) use sync::Syncer;
 
@@ -56,6 +56,8 @@ enum Record {
         at: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         req: Option<Digest>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reply: Option<Reply>,
     },
     /// It is about to be run.
     Started { n: Number },
@@ -72,6 +74,8 @@ enum Record {
         at: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         req: Option<Digest>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reply: Option<Reply>,
     },
     /// The broker has the result.
     Delivered { n: Number },
@@ -115,6 +119,7 @@ enum State {
         command: String,
         started: bool,
         request: Option<Digest>,
+        reply: Option<Reply>,
     },
     Finished {
         /// Where the result is, if it is kept.
@@ -163,6 +168,17 @@ pub(crate) struct LeftBehind {
     pub(crate) started: bool,
     /// The envelope that it came in.
     pub(crate) request: Option<Digest>,
+    /// What its sender wants of the result.
+    pub(crate) reply: Option<Reply>,
+}
+
+/// Who a task comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origin<'a> {
+    /// The envelope that it came in, if there was one.
+    pub(crate) signed: Option<&'a Signed>,
+    /// What its sender wants of the result.
+    pub(crate) reply: Option<&'a Reply>,
 }
 
 /// A nonce that came before.
@@ -376,6 +392,7 @@ impl Store {
                 command,
                 started,
                 request,
+                reply,
             } = &known.state
             else {
                 return None;
@@ -387,6 +404,7 @@ impl Store {
                 command: command.clone(),
                 started: *started,
                 request: *request,
+                reply: reply.clone(),
             })
         });
         tasks.collect()
@@ -476,7 +494,7 @@ impl Store {
         service: &str,
         command: &str,
         now: SystemTime,
-        signed: Option<&Signed>,
+        Origin { signed, reply }: Origin<'_>,
     ) -> Number {
         let n = self.number();
         let at = seconds(now);
@@ -490,6 +508,7 @@ impl Store {
             command: command.to_owned(),
             at,
             req: request,
+            reply: reply.cloned(),
         }];
         // With one write, lest one be there without the other.
         records.extend(signed.map(|signed| self.nonce_record(signed)));
@@ -501,6 +520,7 @@ impl Store {
             command: command.to_owned(),
             started: false,
             request,
+            reply: reply.cloned(),
         };
         let key = Some(key);
         self.insert(n, Known { key, at, state });
@@ -570,6 +590,7 @@ impl Store {
             stderr,
             at: seconds(outcome.at),
             req: outcome.request,
+            reply: outcome.reply.clone(),
         }]);
         let state = State::Finished {
             place: places.first().copied(),
@@ -711,6 +732,7 @@ impl Store {
                 command,
                 started,
                 request,
+                reply,
             } = &known.state
             {
                 let n = *number;
@@ -725,6 +747,7 @@ impl Store {
                             command: command.clone(),
                             at: known.at,
                             req: *request,
+                            reply: reply.clone(),
                         }
                         .bytes(),
                     );
@@ -887,6 +910,7 @@ impl Contents {
                 command,
                 at,
                 req,
+                reply,
             } => {
                 let Some(task) = TaskId::from_json(&task) else {
                     self.strange += 1;
@@ -898,6 +922,7 @@ impl Contents {
                     command,
                     started: false,
                     request: req,
+                    reply,
                 };
                 let key = Some(key);
                 (n, Known { key, at, state })
@@ -988,6 +1013,7 @@ fn outcome(record: Record) -> Option<Outcome> {
         stderr,
         at,
         req,
+        reply,
         ..
     } = record
     else {
@@ -1001,6 +1027,7 @@ fn outcome(record: Record) -> Option<Outcome> {
         code: Code::from_number(code).unwrap_or(Code::Interrupted),
         at: time(at),
         request: req,
+        reply,
     })
 }
 
@@ -1052,6 +1079,7 @@ pub(crate) fn try_journal(records: &[Vec<u8>], damage: &BTreeMap<usize, u8>) {
         code: Code::Interrupted,
         at: now,
         request: None,
+        reply: None,
     };
     for (number, result) in store.undelivered() {
         assert_eq!(store.result(number).as_ref(), Some(&result));
@@ -1144,6 +1172,7 @@ mod tests {
             code: Code::Exit(3),
             at: now(),
             request: None,
+            reply: None,
         }
     }
 
@@ -1155,7 +1184,7 @@ mod tests {
 
     /// A task that has run, with a message of so many bytes.
     fn run(store: &mut Store, id: u64, length: usize) -> Number {
-        let number = store.accept(&id.into(), key(id), "s", "c", now(), None);
+        let number = store.accept(&id.into(), key(id), "s", "c", now(), Origin::default());
         store.start(number, None, now());
         store.finish(number, &result(id, &"x".repeat(length)));
         number
@@ -1165,9 +1194,24 @@ mod tests {
     fn what_is_kept_survives_any_number_of_halves() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(dir.path());
-        let running = store.accept(&1_000_001.into(), key(1_000_001), "s", "c", now(), None);
+        let running = store.accept(
+            &1_000_001.into(),
+            key(1_000_001),
+            "s",
+            "c",
+            now(),
+            Origin::default(),
+        );
         store.start(running, Some(Duration::from_secs(100)), now());
-        let waiting = store.accept(&1_000_002.into(), key(1_000_002), "s", "c", now(), None);
+        let waiting = store.accept(
+            &1_000_002.into(),
+            key(1_000_002),
+            "s",
+            "c",
+            now(),
+            Origin::default(),
+        );
+        store.start(running, Some(Duration::from_secs(100)), now());
         let unsent = run(&mut store, 1_000_003, 10);
         let answer = store.answer(&result(1_000_004, "no"));
         // Each is about a thousandth of a half.

@@ -125,6 +125,7 @@ impl Host {
         let clock = Arc::clone(&self.now);
         let sink = Arc::clone(&self.outputs);
         self.engine = Some(Engine::new(Parts {
+            metrics: Arc::default(),
             services: settings.services,
             runner: Box::new(Counting(Arc::clone(&self.jobs))),
             store: Arc::new(Mutex::new(store)),
@@ -156,6 +157,7 @@ impl Host {
         let delivery = Delivery {
             token: self.token,
             again: false,
+            ..Delivery::default()
         };
         let opened = match self.trust.open(payload, self.now()) {
             Ok(opened) => opened,
@@ -720,6 +722,7 @@ fn where_nonces_cannot_be_kept_nothing_signed_runs_and_the_reason_has_a_name() {
         .with("CommandTopic", "c");
     let settings = Settings::read(&block).unwrap();
     host.engine = Some(Engine::new(Parts {
+        metrics: Arc::default(),
         services: settings.services,
         runner: Box::new(Counting(Arc::clone(&host.jobs))),
         store: Arc::new(Mutex::new(store)),

@@ -1,12 +1,18 @@
 //! The connection: there, not there, there again, and not allowed.
 
 use crate::support::{broker_is_installed, Broker, Sender, SOON};
-use crate::{block, Running};
+use crate::{block, block_at, Running};
 use collectd_live_tests::eventually;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+
+/// Each version with each quality of service.
+fn every_way() -> impl Iterator<Item = (&'static str, f64)> {
+    let versions = ["3.1.1", "5"].into_iter();
+    versions.flat_map(|version| [0.0, 1.0, 2.0].map(|qos| (version, qos)))
+}
 
 #[test]
 fn a_broker_that_is_absent_at_start_is_found_later() {
@@ -31,9 +37,10 @@ fn a_broker_that_comes_back_is_found_and_results_have_waited() {
     if !broker_is_installed("a_broker_that_comes_back_is_found_and_results_have_waited") {
         return;
     }
-    for qos in [0.0, 1.0, 2.0] {
+    for (protocol, qos) in every_way() {
         let mut broker = Broker::start();
-        let monitor = Running::with(block(&broker).with("QoS", qos)).listening();
+        let block = block(&broker).with("QoS", qos).with("Protocol", protocol);
+        let monitor = Running::with(block).listening();
         let sender = Sender::listen(&broker, "results");
         sender.command("1", "slow", "two");
         monitor.logged("started task=1", 1);
@@ -61,9 +68,15 @@ fn a_result_waits_for_the_broker_even_across_a_restart_of_the_monitor() {
     if !broker_is_installed("a_result_waits_for_the_broker_even_across_a_restart_of_the_monitor") {
         return;
     }
-    for qos in [0.0, 1.0, 2.0] {
+    for (protocol, qos) in every_way() {
         let mut broker = Broker::start();
-        let monitor = Running::with(block(&broker).with("QoS", qos)).listening();
+        let address = broker.address();
+        let with = || {
+            block_at(&address)
+                .with("QoS", qos)
+                .with("Protocol", protocol)
+        };
+        let monitor = Running::with(with()).listening();
         let dir = Rc::clone(&monitor.dir);
         let sender = Sender::listen(&broker, "results");
         sender.command("1", "slow", "two");
@@ -75,12 +88,12 @@ fn a_result_waits_for_the_broker_even_across_a_restart_of_the_monitor() {
         drop((monitor, sender));
         broker.start_again();
         let sender = Sender::listen(&broker, "results");
-        let monitor = Running::in_dir(block(&broker).with("QoS", qos), &dir);
+        let monitor = Running::in_dir(with(), &dir);
         let expected = (0, "two".to_owned());
         assert_eq!(sender.code_and_message("1"), expected);
         drop(monitor);
         // Now the broker has it.
-        let _monitor = Running::in_dir(block(&broker).with("QoS", qos), &dir).listening();
+        let _monitor = Running::in_dir(with(), &dir).listening();
         sender.command("2", "hello", "exec");
         assert_eq!(sender.code_and_message("2").0, 0);
         assert_eq!(sender.results("1").len(), 1);

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod connection;
 mod fleet;
+mod version5;
 
 use std::fs;
 use std::path::Path;
@@ -32,8 +33,12 @@ struct Running {
 
 /// The block of a monitor that talks to this broker.
 fn block(broker: &Broker) -> Block {
+    block_at(&broker.address())
+}
+
+fn block_at(address: &str) -> Block {
     Block::option("Plugin", [Value::from("monitor")])
-        .with("Host", broker.address().as_str())
+        .with("Host", address)
         .with("CommandTopic", "commands")
         .with("CommandResultTopic", "results")
         .with("ReconnectInterval", 0.1)

@@ -155,6 +155,18 @@ impl Broker {
         self.process = Some(process);
     }
 
+    /// Has it read its access list again.
+    pub(crate) fn reload(&self) {
+        use rustix::process::{kill_process, Signal};
+        let process = self.process.as_ref().expect("it runs");
+        let reloads = || self.log().matches("Reloading config").count();
+        let before = reloads();
+        kill_process(Pid::from_child(process), Signal::HUP).expect("a child");
+        eventually("the broker reloads", SOON, || {
+            (reloads() > before).then_some(())
+        });
+    }
+
     /// Ends it without a goodbye.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -183,11 +195,16 @@ pub(crate) struct Sender {
 impl Sender {
     /// Connects, and listens on a topic.
     pub(crate) fn listen(broker: &Broker, topic: &str) -> Self {
+        Self::listen_at(broker, topic, QoS::AtLeastOnce)
+    }
+
+    /// The same with this quality of service.
+    pub(crate) fn listen_at(broker: &Broker, topic: &str, qos: QoS) -> Self {
         let mut options =
             MqttOptions::new(format!("sender-{}", unique()), "127.0.0.1", broker.port());
         options.set_max_packet_size(64 << 20, 64 << 20);
         let (client, mut connection) = Client::new(options, 100);
-        client.subscribe(topic, QoS::AtLeastOnce).expect("room");
+        client.subscribe(topic, qos).expect("room");
         let received = Arc::new(Mutex::new(Vec::new()));
         let subscribed = Arc::new(Mutex::new(false));
         let (sink, flag) = (Arc::clone(&received), Arc::clone(&subscribed));
@@ -218,6 +235,13 @@ impl Sender {
     pub(crate) fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) {
         self.client
             .publish(topic, QoS::ExactlyOnce, false, payload)
+            .expect("room");
+    }
+
+    /// Publishes anything once, and forgets it.
+    pub(crate) fn publish_and_forget(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        self.client
+            .publish(topic, QoS::AtMostOnce, false, payload)
             .expect("room");
     }
 
@@ -274,6 +298,86 @@ impl Sender {
             code,
             result["message"].as_str().expect("a string").to_owned(),
         )
+    }
+}
+
+/// What came to somebody who talks MQTT 5: topic, correlation data and payload.
+pub(crate) type Answer = (String, Option<Vec<u8>>, serde_json::Value);
+
+/// Somebody who talks MQTT 5.
+pub(crate) struct Requester {
+    client: rumqttc::v5::Client,
+    answers: std::sync::mpsc::Receiver<Answer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Requester {
+    /// Connects with this client id, and listens on topics.
+    pub(crate) fn listen(broker: &Broker, id: &str, topics: &[&str]) -> Self {
+        use rumqttc::v5::{mqttbytes::v5::Packet, mqttbytes::QoS, Client, Event, MqttOptions};
+
+        let options = MqttOptions::new(id, "127.0.0.1", broker.port());
+        let (client, mut connection) = Client::new(options, 100);
+        for topic in topics {
+            client.subscribe(*topic, QoS::ExactlyOnce).expect("room");
+        }
+        let (to, answers) = std::sync::mpsc::channel();
+        let (ready, subscribed) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            for event in connection.iter() {
+                match event {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => ready.send(()).expect("it waits"),
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let data = publish.properties.and_then(|p| p.correlation_data);
+                        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+                        let json = serde_json::from_slice(&publish.payload).expect("JSON");
+                        if to.send((topic, data.map(|d| d.to_vec()), json)).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        for _ in topics {
+            subscribed.recv_timeout(SOON).expect("the broker answers");
+        }
+        Self {
+            client,
+            answers,
+            thread: Some(thread),
+        }
+    }
+
+    /// Publishes with properties.
+    pub(crate) fn publish(
+        &self,
+        topic: &str,
+        payload: &str,
+        properties: rumqttc::v5::mqttbytes::v5::PublishProperties,
+    ) {
+        use rumqttc::v5::mqttbytes::QoS::ExactlyOnce;
+        self.client
+            .publish_with_properties(topic, ExactlyOnce, false, payload.to_owned(), properties)
+            .expect("room");
+    }
+
+    /// What comes next.
+    #[track_caller]
+    pub(crate) fn answer(&self) -> Answer {
+        self.answers.recv_timeout(SOON).expect("an answer")
+    }
+}
+
+impl Drop for Requester {
+    fn drop(&mut self) {
+        if self.client.disconnect().is_ok() {
+            if let Some(thread) = self.thread.take() {
+                let joined = thread.join();
+                assert!(joined.is_ok() || std::thread::panicking());
+            }
+        }
     }
 }
 

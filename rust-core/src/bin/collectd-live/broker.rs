@@ -63,15 +63,9 @@ impl Broker {
             }),
             user: this.user,
             password,
-            password_file: None,
             clean_session: true,
-            client_id: None,
             qos: this.qos,
-            command_topic: String::new(),
-            result_topic: None,
-            status_topic: None,
-            reconnect: None,
-            keep_alive: Duration::from_secs(30),
+            ..Remote::default()
         })
     }
 }
