@@ -4,6 +4,7 @@ use std::ffi::{c_char, CStr};
 use std::path::PathBuf;
 use std::ptr;
 use std::slice;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::os;
@@ -101,13 +102,12 @@ impl Daemon for Collectd {
     }
 
     fn hostname(&self) -> String {
-        // SAFETY: The daemon sets hostname_g before it initialises plugins, and changes it only while it reads
-        // its configuration. It is asked for in init.
-        let name = unsafe { sys::hostname_g };
+        // SAFETY: The variable lives as long as the daemon, which replaces it atomically.
+        let name = unsafe { AtomicPtr::from_ptr(&raw mut sys::hostname_g) }.load(Ordering::Acquire);
         if name.is_null() {
             return String::new();
         }
-        // SAFETY: It is a string that ends in NUL, and see above.
+        // SAFETY: It is a string that ends in NUL, and the daemon frees none that it has replaced.
         unsafe { CStr::from_ptr(name) }
             .to_string_lossy()
             .into_owned()

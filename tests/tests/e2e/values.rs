@@ -388,10 +388,18 @@ fn data_sets_are_replaced_while_they_are_in_use() {
 /// uuid does when it is loaded.
 #[test]
 fn the_host_name_changes_while_it_is_read() {
-    let daemon = Daemon::builder(Variant::Asan).available("rehost").start();
-    daemon.load("rehost", &[]).expect_ok();
-    daemon.wait_for_log("rehost plugin: 0 wrong names.");
-    daemon.stop();
+    for variant in [Variant::Asan, Variant::Tsan] {
+        let daemon = Daemon::builder(variant)
+            .available("rehost")
+            // Its values are given the daemon's host name.
+            .load_plugin("seqread")
+            .plugin_block("seqread", "Interval 0.01")
+            .start();
+        daemon.wait_for_value_of("seqread");
+        daemon.load("rehost", &[]).expect_ok();
+        daemon.wait_for_log("rehost plugin: 0 wrong names.");
+        daemon.stop();
+    }
 }
 
 /// Proves that nobody needs the threshold plugin to ask for thresholds, neither
