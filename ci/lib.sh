@@ -61,6 +61,10 @@ FEW_PLUGINS=(aggregation contextswitch cpu csv df disk exec interface irq load
 # shellcheck disable=SC2034 # Used by the scripts that load this file.
 ASAN_PLUGINS=(mqtt network rrdtool statsd write_http)
 
+# The same in the tree for ThreadSanitizer.
+# shellcheck disable=SC2034 # Used by the scripts that load this file.
+TSAN_PLUGINS=(network statsd)
+
 # Plugins are named one by one, bindings would need their languages, and
 # upstream's tests run the same whether or not the machine has valgrind.
 # shellcheck disable=SC2034 # Used by the scripts that load this file.

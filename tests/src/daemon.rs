@@ -446,6 +446,37 @@ impl Daemon {
         self.ctl(&verb("RELOADPLUGIN", name, options))
     }
 
+    /// Reloads the control socket's plugin through itself, and waits until it is
+    /// back. No other thread must use the socket meanwhile.
+    ///
+    /// # Panics
+    /// If it is not READY in the end.
+    #[track_caller]
+    pub fn reload_control_socket(&self, options: &[(&str, &str)]) {
+        // On a connection of its own: a socket that is closing may not answer.
+        let generation = || -> Option<u32> {
+            let reply = Connection::open(&self.socket())
+                .ok()?
+                .command("LISTPLUGINS")
+                .ok()?;
+            let plugin = reply
+                .lines
+                .iter()
+                .map(|line| PluginInfo::parse(line))
+                .find(|plugin| plugin.name == "unixsock" && plugin.state == "READY")?;
+            plugin.field("generation").parse().ok()
+        };
+        let before = generation().expect("unixsock in the list");
+        let reply = self.reload("unixsock", options).expect_ok();
+        assert!(reply.text.starts_with("accepted"), "{}", reply.text);
+        self.disconnect();
+        eventually(
+            "the control socket to come back",
+            START_STOP_DEADLINE,
+            || generation().filter(|generation| *generation > before),
+        );
+    }
+
     /// `LISTPLUGINS`.
     #[track_caller]
     pub fn plugins(&self) -> Vec<PluginInfo> {

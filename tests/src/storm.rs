@@ -11,14 +11,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, thread};
 
-use crate::{eventually, Builder, Daemon, Reply, Variant};
+use crate::{eventually, may_change_user, own_address, Builder, Daemon, Reply, Variant};
 
 /// How long the daemon may take to bring the last numbers to the writers, or to
 /// become calm.
@@ -35,6 +36,12 @@ const WINDOW: u64 = 256;
 
 /// The writers that are there from start to end.
 const WITNESSES: [&str; 2] = ["witness1", "witness2"];
+
+/// The pause between two packets for `statsd`, and between two for `network`.
+const PACKETS: Duration = Duration::from_millis(5);
+
+/// What the threads of connections to the control socket are called.
+const CONNECTION: &str = "unixsock conn";
 
 /// The operation after which memory must not grow any more, if there are twice
 /// as many at least.
@@ -204,7 +211,7 @@ impl Subject {
 
 /// The plugins that come and go, for each client those that it owns. The first
 /// one is in the centre of the storm.
-fn subjects(daemon: &Daemon, port: u16) -> [Vec<Subject>; CLIENTS] {
+fn subjects(daemon: &Daemon, port: u16, peers: &Peers) -> [Vec<Subject>; CLIENTS] {
     let report = daemon.path("visits");
     let report = report.display();
     let dir = daemon.path("");
@@ -226,6 +233,20 @@ fn subjects(daemon: &Daemon, port: u16) -> [Vec<Subject>; CLIENTS] {
             .refuses("Refuse true")
             .refuses("FailInit true")
     };
+    let address = |address: SocketAddrV4| format!("\"{}\" \"{}\"", address.ip(), address.port());
+    let (listen, server) = (address(peers.network), address(peers.sink));
+    // Programs are not run as root.
+    let user = if may_change_user() {
+        String::from("nobody")
+    } else {
+        std::env::var("USER").expect("the name of the user")
+    };
+    let program = |line: &str| format!("\"{user}\" \"/bin/sh\" \"-c\" \"{line}\"");
+    let short = program("echo PUTVAL testhost/exec-short/gauge-x interval=0.1 N:1; echo oops >&2");
+    let long = program(
+        "while echo PUTVAL testhost/exec-long/gauge-x interval=0.1 N:2; do sleep 0.05; done",
+    );
+    let notified = program("cat > /dev/null");
     let mut noreg = Subject::new("noreg");
     noreg.broken = true;
 
@@ -237,6 +258,18 @@ fn subjects(daemon: &Daemon, port: u16) -> [Vec<Subject>; CLIENTS] {
             Subject::new("df").or("ReportInodes true"),
             Subject::new("irq").or("Irq 7"),
             Subject::new("swap").or("ReportBytes true"),
+            Subject::new("statsd")
+                .only(&format!(
+                    "Host \"{0}\"\nPort \"{1}\"",
+                    peers.statsd.ip(),
+                    peers.statsd.port()
+                ))
+                .or(&format!(
+                    "Host \"{0}\"\nPort \"{1}\"\nCounterSum true\nTimerCount true\nTimerPercentile 90\n\
+                     DeleteCounters true\nDeleteTimers true\nDeleteGauges true\nDeleteSets true",
+                    peers.statsd.ip(),
+                    peers.statsd.port()
+                )),
             Subject::new("tail").only(&format!(
                 "<File \"{dir}/log\">\nInstance \"log\"\n<Match>\nRegex \"plugin\"\n\
                  DSType \"CounterInc\"\nType \"counter\"\nInstance \"lines\"\n</Match>\n</File>"
@@ -253,6 +286,10 @@ fn subjects(daemon: &Daemon, port: u16) -> [Vec<Subject>; CLIENTS] {
             Subject::new("load").or("ReportRelative true"),
             Subject::new("tcpconns").or("LocalPort \"22\"\nAllPortsSummary true"),
             Subject::new("vmem").or("Verbose true"),
+            Subject::new("network")
+                .only(&format!("Listen {listen}\nServer {server}\nTimeToLive 1"))
+                .or(&format!("Listen {listen}\nReportStats true"))
+                .or(&format!("Server {server}\nForward true\nMaxPacketSize 1024")),
             Subject::new("logfile")
                 .only(&log_config(daemon, "err"))
                 .or(&log_config(daemon, "warning"))
@@ -269,6 +306,9 @@ fn subjects(daemon: &Daemon, port: u16) -> [Vec<Subject>; CLIENTS] {
                 "<Node \"up\">\nHost \"127.0.0.1\"\nPort {port}\nProtocol \"tcp\"\n</Node>"
             )),
             Subject::new("syslog").only("LogLevel \"err\""),
+            Subject::new("exec")
+                .only(&format!("Exec {short}\nExec {long}"))
+                .or(&format!("Exec {long}\nNotificationExec {notified}")),
             noreg,
         ],
         vec![
@@ -318,9 +358,85 @@ fn shared_subjects(daemon: &Daemon) -> Vec<Subject> {
     ]
 }
 
+/// Those that the daemon talks to by UDP.
+struct Peers {
+    /// Where `statsd` and `network` listen.
+    statsd: SocketAddrV4,
+    network: SocketAddrV4,
+    /// Where `network` sends to.
+    sink: SocketAddrV4,
+}
+
+impl Peers {
+    fn new() -> Self {
+        Peers {
+            statsd: own_address(8125),
+            network: own_address(25_826),
+            sink: own_address(25_827),
+        }
+    }
+
+    /// Sends packets, whether somebody listens or not, until `stop`; takes what
+    /// `network` sends, to no end.
+    fn feed(&self, stop: &AtomicBool) {
+        let socket = UdpSocket::bind(self.sink).expect("a socket for packets");
+        socket
+            .set_nonblocking(true)
+            .expect("a socket that does not wait");
+        let mut buffer = [0; 2048];
+        let mut number = 0;
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let counts = format!(
+                "storm.c:1|c\nstorm.g:{number}|g\nstorm.t:{number}|ms\nstorm.s:{number}|s\n"
+            );
+            // Nobody may listen: then there is an error, now or the next time.
+            drop(socket.send_to(counts.as_bytes(), self.statsd));
+            drop(socket.send_to(&network_packet(number), self.network));
+            while socket.recv_from(&mut buffer).is_ok() {}
+            thread::sleep(PACKETS);
+        }
+    }
+}
+
+/// A packet of collectd's network protocol with a gauge, which comes from a host
+/// that nobody else speaks of.
+fn network_packet(number: u32) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let mut part = |kind: u16, content: &[u8]| {
+        let length = u16::try_from(content.len() + 4).expect("a short part");
+        packet.extend(kind.to_be_bytes());
+        packet.extend(length.to_be_bytes());
+        packet.extend(content);
+    };
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock after 1970")
+        .as_secs_f64();
+    // Times are in units of 2^-30 seconds.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a time"
+    )]
+    let units = |seconds: f64| ((seconds * f64::from(1 << 30)) as u64).to_be_bytes();
+    part(0x0000, b"elsewhere\0");
+    part(0x0008, &units(now));
+    part(0x0009, &units(0.1));
+    part(0x0002, b"storm\0");
+    part(0x0004, b"gauge\0");
+    // One value, a gauge, in the order of x86.
+    let mut values = vec![0, 1, 1];
+    values.extend(f64::from(number).to_le_bytes());
+    part(0x0006, &values);
+    packet
+}
+
 /// What all clients know.
 struct World<'a> {
     daemon: &'a Daemon,
+    /// The way to the control socket: closed while the socket is reloaded.
+    door: RwLock<()>,
     /// How many operations are left.
     left: AtomicU32,
     /// Whether a client has failed: then the others need not go on.
@@ -343,7 +459,8 @@ impl Storm {
         thread::spawn(move || serve(&listener));
 
         let daemon = self.start();
-        let mut subjects = subjects(&daemon, port);
+        let peers = Peers::new();
+        let mut subjects = subjects(&daemon, port, &peers);
         let shared = shared_subjects(&daemon);
         for subject in subjects.iter().flatten().chain(&shared) {
             daemon.provide_as(&subject.source, &subject.name);
@@ -354,7 +471,18 @@ impl Storm {
         let mut done = 0;
         while done < self.operations {
             let operations = SETTLED.min(self.operations - done);
-            blow(&daemon, &mut subjects, &shared, operations, &mut random);
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| peers.feed(&stop));
+                // It feeds until the end, whatever that is.
+                let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                    blow(&daemon, &mut subjects, &shared, operations, &mut random);
+                }));
+                stop.store(true, Ordering::Relaxed);
+                if let Err(cause) = result {
+                    panic::resume_unwind(cause);
+                }
+            });
             done += operations;
             let calm = self.calm_down(&daemon, &mut subjects, &shared, done);
             eprintln!("{calm}");
@@ -488,6 +616,14 @@ impl Storm {
             (!names().chain(["storm"]).any(is_left)).then_some(())
         });
 
+        // How many connections are left depends on how often the socket was reloaded.
+        daemon.disconnect();
+        daemon.assert_alive();
+        eventually("all connections but one to end", DEADLINE, || {
+            let threads = daemon.status().threads;
+            (threads.iter().filter(|name| *name == CONNECTION).count() == 1).then_some(())
+        });
+
         let heap = || {
             daemon.wait_for_value_of("heap");
             daemon.getval("heap/count").expect("the heap's size")
@@ -581,6 +717,7 @@ fn blow(
 ) {
     let world = World {
         daemon,
+        door: RwLock::new(()),
         left: AtomicU32::new(operations),
         failed: AtomicBool::new(false),
         shared,
@@ -626,6 +763,20 @@ impl Client<'_> {
 
     fn operate(&mut self) {
         let daemon = self.world.daemon;
+        if self.random.below(200) == 0 {
+            let _closed = self
+                .world
+                .door
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            daemon.reload_control_socket(&[TIMEOUT]);
+            return;
+        }
+        let _open = self
+            .world
+            .door
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         match self.random.below(100) {
             0..70 => self.change_own(),
             70..78 => self.change_shared(),

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use collectd_live_tests::{
-    eventually, may_change_user, own_address, Connection, Daemon, PluginInfo, Variant,
-};
+use collectd_live_tests::{eventually, may_change_user, own_address, Daemon, Variant};
 
 use super::readers::wait_for_values;
 use super::writers::Nobody;
@@ -116,38 +114,6 @@ fn network_leaves_no_trace() {
     peer.stop();
 }
 
-/// Asks for the plugins on a connection of its own, as a control socket that is
-/// closing may not answer.
-fn unixsock(daemon: &Daemon) -> Option<PluginInfo> {
-    let reply = Connection::open(&daemon.socket())
-        .ok()?
-        .command("LISTPLUGINS")
-        .ok()?;
-    reply
-        .lines
-        .iter()
-        .map(|line| PluginInfo::parse(line))
-        .find(|plugin| plugin.name == "unixsock")
-}
-
-/// Reloads the control socket's plugin through itself, and waits until it is back.
-#[track_caller]
-fn reload_unixsock(daemon: &Daemon, options: &[(&str, &str)]) {
-    let generation = |plugin: &PluginInfo| -> u32 {
-        plugin
-            .field("generation")
-            .parse()
-            .expect("a number of a generation")
-    };
-    let before = generation(&unixsock(daemon).expect("unixsock in the list"));
-    let reply = daemon.reload("unixsock", options).expect_ok();
-    assert!(reply.text.starts_with("accepted"), "{}", reply.text);
-    daemon.disconnect();
-    eventually("the control socket to come back", DEADLINE, || {
-        unixsock(daemon).filter(|plugin| plugin.state == "READY" && generation(plugin) > before)
-    });
-}
-
 /// Proves that `unixsock` can be reloaded through itself for ever, with clients
 /// that wait in it, and with a socket that cannot be opened.
 #[test]
@@ -159,10 +125,10 @@ fn unixsock_reloads_itself_without_trace() {
             "SocketFile \"{}\"\nSocketPerms \"0700\"\nDeleteSocket true",
             daemon.socket().display()
         );
-        reload_unixsock(daemon, &[("config", &config)]);
+        daemon.reload_control_socket(&[("config", &config)]);
         idle.command("LISTVAL")
             .expect_err("the connection should have ended");
-        reload_unixsock(daemon, &[("config", "SocketFile \"/nosuch/socket\"")]);
+        daemon.reload_control_socket(&[("config", "SocketFile \"/nosuch/socket\"")]);
     });
 }
 
