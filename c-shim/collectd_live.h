@@ -98,15 +98,51 @@ enum cl_status cl_monitor_init(const struct cl_monitor *monitor);
 /*
  Takes a notification. Does not block.
 
+ Parameters: source is what plugin_get_source() says in the callback.
+
  Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
 
  Lifetimes: what is kept of the notification is copied.
 
  # Safety
- monitor is from cl_monitor_new() and not freed, or NULL; notification is one of the daemon's, or NULL.
+ monitor is from cl_monitor_new() and not freed, or NULL; notification is one of the daemon's, or NULL; source
+ is the daemon's.
  */
 enum cl_status cl_monitor_notification(const struct cl_monitor *monitor,
-                                       const notification_t *notification);
+                                       const notification_t *notification,
+                                       plugin_source_t source);
+
+/*
+ Says whether the rules want to see values, so that cl_monitor_write() is to be registered.
+
+ Parameters: out is where to put the answer.
+
+ Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+
+ # Safety
+ monitor is from cl_monitor_new() and not freed, or NULL; out is valid for writing a bool, or NULL.
+ */
+enum cl_status cl_monitor_takes_values(const struct cl_monitor *monitor,
+                                       bool *out);
+
+/*
+ Takes values. Does not block.
+
+ Parameters: source is what plugin_get_source() says in the callback.
+
+ Returns: CL_STATUS_OK, also if no rule wants to see them, or they are lost because the rules are too slow;
+ CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+
+ Lifetimes: what is kept of the values is copied.
+
+ # Safety
+ monitor is from cl_monitor_new() and not freed, or NULL; data_set and values are the daemon's and belong together,
+ or NULL; source is the daemon's.
+ */
+enum cl_status cl_monitor_write(const struct cl_monitor *monitor,
+                                const data_set_t *data_set,
+                                const value_list_t *values,
+                                plugin_source_t source);
 
 /*
  Dispatches what the monitor has counted, and a notification when it has not been able to hear commands for

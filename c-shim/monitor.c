@@ -23,12 +23,28 @@ static int monitor_config(oconfig_item_t *block) {
   return result(cl_monitor_configure(monitor, block));
 }
 
-static int monitor_init(void) { return result(cl_monitor_init(monitor)); }
+static int monitor_write(const data_set_t *ds, const value_list_t *vl,
+                         user_data_t *ud) {
+  return result(cl_monitor_write(ud->data, ds, vl, plugin_get_source()));
+}
+
+/* Without rules nothing is asked for each value. */
+static int monitor_init(void) {
+  bool takes_values = false;
+  if (cl_monitor_takes_values(monitor, &takes_values) == CL_STATUS_OK &&
+      takes_values &&
+      plugin_register_write("monitor", monitor_write,
+                            &(user_data_t){.data = monitor}) != 0)
+    return -1;
+
+  return result(cl_monitor_init(monitor));
+}
 
 /* May run in any thread, also while shutdown does. */
 static int monitor_notification(const notification_t *notification,
                                 user_data_t *ud) {
-  return result(cl_monitor_notification(ud->data, notification));
+  return result(
+      cl_monitor_notification(ud->data, notification, plugin_get_source()));
 }
 
 static int monitor_read(void) { return result(cl_monitor_read(monitor)); }
@@ -49,7 +65,7 @@ void module_register(void) {
     ERROR("monitor plugin: The monitor could not be made.");
 
   /* The notification callback owns the monitor, because it is the last that
-   * can be running. */
+   * can be running: write callbacks have returned before shutdown does. */
   user_data_t ud = {.data = monitor, .free_func = monitor_free};
 
   if (plugin_register_complex_config("monitor", monitor_config) != 0 ||

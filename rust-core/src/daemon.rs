@@ -29,6 +29,17 @@ pub enum Severity {
     Okay = 4,
 }
 
+impl Severity {
+    /// Its name in rules, without the prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Failure => "FAILURE",
+            Severity::Warning => "WARNING",
+            Severity::Okay => "OKAY",
+        }
+    }
+}
+
 /// A notification, without its meta data. Fields longer than the daemon's are cut by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
@@ -136,6 +147,13 @@ pub trait Daemon: Send + Sync {
     /// Queues values for every plugin that writes. Says whether the daemon took them: it does not if the type is
     /// unknown or made of something else.
     fn dispatch_values(&self, values: &ValueList) -> bool;
+
+    /// The last values of a series, which is named `host/plugin-instance/type-instance`; none if the daemon does not
+    /// know it.
+    fn last_values(&self, series: &str) -> Option<Vec<DataValue>>;
+
+    /// How fast the values of a series change, and gauges as they are; none if the daemon does not know it.
+    fn rates(&self, series: &str) -> Option<Vec<f64>>;
 
     /// The name of this host as collectd uses it. Final only once configuration is over.
     fn hostname(&self) -> String;

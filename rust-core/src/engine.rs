@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{at, never, select, Receiver};
+use crossbeam_channel::{at, never, select, Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
@@ -70,6 +70,34 @@ pub enum Input {
         /// How it came.
         delivery: Delivery,
     },
+    /// A task of a rule. It is not in the journal: after a restart, the rule sees for itself what is to be done.
+    Local(Local),
+}
+
+/// A task that a rule of this host has asked for.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// The rule.
+    pub rule: String,
+    /// The service.
+    pub service: String,
+    /// Its command.
+    pub command: String,
+    /// What the command is told.
+    pub arguments: BTreeMap<String, Argument>,
+    /// What the rule calls it.
+    pub run: u64,
+    /// Who is told how it ended. There is room for as many as may run and wait.
+    pub reply: Sender<LocalEnd>,
+}
+
+/// How such a task ended.
+#[derive(Clone, Debug)]
+pub struct LocalEnd {
+    /// What the rule calls it.
+    pub run: u64,
+    /// How it ended.
+    pub outcome: Outcome,
 }
 
 /// What goes out.
@@ -84,7 +112,7 @@ pub enum Output {
 /// A task that was not refused.
 #[derive(Debug)]
 struct Task {
-    number: Number,
+    to: Recipient,
     id: TaskId,
     service: String,
     command: String,
@@ -98,6 +126,15 @@ struct Task {
     authority: Authority,
     /// Whether the sender has chosen parameters.
     parameters: bool,
+}
+
+/// Who is told how a task ended.
+#[derive(Clone, Debug)]
+enum Recipient {
+    /// Whoever listens to results. The number is the journal's.
+    Remote(Number),
+    /// The rule that asked for it.
+    Rule(u64, Sender<LocalEnd>),
 }
 
 /// Why a message is not acted upon.
@@ -160,6 +197,8 @@ pub(crate) struct Engine {
     unsynced: VecDeque<Unsynced>,
     /// The disk has not answered in time.
     disk_is_late: bool,
+    /// What the next task of a rule is called.
+    next_local: u64,
 }
 
 impl Engine {
@@ -171,6 +210,7 @@ impl Engine {
             running: HashMap::new(),
             unsynced: VecDeque::new(),
             disk_is_late: false,
+            next_local: 0,
         };
         engine.recover();
         engine
@@ -264,6 +304,7 @@ impl Engine {
             Input::Message(message, authority, delivery) => {
                 self.message(message, authority, delivery);
             }
+            Input::Local(local) => self.local(local),
             Input::Refused {
                 task,
                 code,
@@ -275,6 +316,63 @@ impl Engine {
                 self.acknowledge(&delivery);
             }
         }
+    }
+
+    /// A rule asks for a command.
+    fn local(&mut self, local: Local) {
+        let id = self.local_id();
+        let to = Recipient::Rule(local.run, local.reply);
+        let content = Content::Command {
+            service: local.service.clone(),
+            command: local.command.clone(),
+            arguments: local.arguments.clone(),
+        };
+        let now = (self.parts.clock)();
+        let mut decision = Decision::new(By::Rule, "rule");
+        decision.task = Some(id.to_string());
+        trust::describe(&mut decision, &content);
+        let permitted = self.parts.trust.permits(&Authority::Local, &content, now);
+        let admitted = permitted
+            .map_err(|(code, why)| Refused { code, why })
+            .and_then(|()| self.admit(&id, &local.service, &local.command, &local.arguments));
+        match admitted {
+            Ok((claim, spec, program)) => {
+                self.parts.trust.record(&decision, now);
+                info!(task = %id, rule = local.rule, service = local.service, command = local.command, "asked for by a rule");
+                let task = Task {
+                    to,
+                    id,
+                    service: local.service,
+                    command: local.command,
+                    spec,
+                    program,
+                    arrived: Instant::now(),
+                    authority: Authority::Local,
+                    reply: None,
+                    started: None,
+                    expires: None,
+                    parameters: !local.arguments.is_empty(),
+                };
+                self.arbiter.submit(claim, task);
+                self.start();
+            }
+            Err(Refused { code, why }) => {
+                warn!(task = %id, rule = local.rule, service = local.service, command = local.command, "refused: {why}");
+                self.parts
+                    .trust
+                    .record(&decision.refused(Some(code), &why), now);
+                let outcome = self.outcome(id, None, None, code, &why);
+                self.conclude(&to, outcome);
+            }
+        }
+    }
+
+    /// A name for a task of a rule, which no sender has chosen, and which JavaScript can count with.
+    fn local_id(&mut self) -> TaskId {
+        let now = (self.parts.clock)().duration_since(SystemTime::UNIX_EPOCH);
+        let now = u64::try_from(now.unwrap_or_default().as_micros()).unwrap_or_default();
+        self.next_local = now.max(self.next_local + 1);
+        TaskId::from(self.next_local)
     }
 
     fn message(&mut self, message: Message, authority: Authority, delivery: Delivery) {
@@ -362,7 +460,7 @@ impl Engine {
                             .accept(&task, key, &service, &command, now, origin);
                         self.when_on_disk(Then::Acknowledge(delivery.token));
                         let task = Task {
-                            number,
+                            to: Recipient::Remote(number),
                             id: task,
                             service,
                             command,
@@ -586,8 +684,13 @@ impl Engine {
         self.expire();
         while let Some((ticket, task)) = self.arbiter.next(Instant::now()) {
             let now = (self.parts.clock)();
-            self.store().start(task.number, task.spec.cooldown, now);
-            self.when_on_disk(Then::Run(ticket, Box::new(task)));
+            match task.to {
+                Recipient::Remote(number) => {
+                    self.store().start(number, task.spec.cooldown, now);
+                    self.when_on_disk(Then::Run(ticket, Box::new(task)));
+                }
+                Recipient::Rule(..) => self.run_now(ticket, task),
+            }
         }
         self.measure();
     }
@@ -821,7 +924,7 @@ impl Engine {
             request: task.authority.envelope(),
             reply: task.reply,
         };
-        self.conclude(task.number, outcome);
+        self.conclude(&task.to, outcome);
     }
 
     /// Gives up on what runs.
@@ -880,14 +983,25 @@ impl Engine {
     fn tell(&mut self, task: Task, code: Code, message: &str) {
         let request = task.authority.envelope();
         let outcome = self.outcome(task.id, request, task.reply, code, message);
-        self.conclude(task.number, outcome);
+        self.conclude(&task.to, outcome);
     }
 
     /// A task has ended.
-    fn conclude(&mut self, number: Number, outcome: Outcome) {
+    fn conclude(&mut self, to: &Recipient, outcome: Outcome) {
         self.parts.metrics.ended(outcome.code);
-        self.store().finish(number, &outcome);
-        (self.parts.outputs)(Output::Result(number, outcome));
+        match to {
+            Recipient::Remote(number) => {
+                self.store().finish(*number, &outcome);
+                (self.parts.outputs)(Output::Result(*number, outcome));
+            }
+            Recipient::Rule(run, reply) => {
+                let end = LocalEnd { run: *run, outcome };
+                if let Err(error) = reply.try_send(end) {
+                    let end = error.into_inner();
+                    warn!(task = %end.outcome.task, "a rule is not told how its task ended, because it is gone");
+                }
+            }
+        }
     }
 
     /// Says that the monitor is there.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::daemon::{Daemon, DataSource, LogLevel, Notification, SourceType, ValueList};
+use crate::daemon::{Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList};
 
 /// A daemon that is not there.
 #[derive(Debug)]
@@ -102,6 +102,23 @@ impl Daemon for FakeDaemon {
             lock(&self.values).push(values.clone());
         }
         fits
+    }
+
+    fn last_values(&self, series: &str) -> Option<Vec<DataValue>> {
+        let of_series = |values: &&ValueList| {
+            let [host, plugin, type_] = [&values.host, &values.plugin, &values.type_];
+            format!("{host}/{plugin}/{type_}") == series
+        };
+        let values = lock(&self.values);
+        Some(values.iter().rfind(of_series)?.values.clone())
+    }
+
+    fn rates(&self, series: &str) -> Option<Vec<f64>> {
+        let rate = |value: DataValue| match value {
+            DataValue::Gauge(value) => value,
+            _ => f64::NAN,
+        };
+        Some(self.last_values(series)?.into_iter().map(rate).collect())
     }
 
     fn hostname(&self) -> String {

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,6 +16,8 @@ use crate::engine::{Engine, Output, Parts};
 use crate::logging::{Device, Entered, Logger, Threshold};
 use crate::metrics::{Metric, Metrics, Word};
 use crate::remote::{Links, Remote};
+use crate::rules::intake::Intake;
+use crate::rules::Rules;
 use crate::runner::Client;
 use crate::settings::{Block, Settings};
 use crate::store::{Store, Syncer};
@@ -66,10 +67,11 @@ pub struct Monitor {
     daemon: Arc<dyn Daemon>,
     helper: PathBuf,
     failure: Arc<Failure>,
-    notifications: AtomicU64,
     metrics: Arc<Metrics>,
     /// The journal, while it is used.
     journal: Mutex<Weak<Mutex<Store>>>,
+    /// Where the rules see values and notifications.
+    intake: Arc<Intake>,
     /// Where lines go. Its lock is only held to look at it, so that no callback waits for another.
     logger: Mutex<Logger>,
     /// How far the monitor is. Its lock is held while it starts.
@@ -97,6 +99,7 @@ struct Running {
     audit: Option<JoinHandle<()>>,
     trust: Arc<Trust>,
     remote: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+    rules: Option<Rules>,
 }
 
 impl Monitor {
@@ -106,9 +109,9 @@ impl Monitor {
         let logger = own_log(&daemon);
         Self {
             failure: Arc::new(Failure::new(Arc::clone(&daemon))),
-            notifications: AtomicU64::new(0),
             metrics: Arc::default(),
             journal: Mutex::default(),
+            intake: Arc::default(),
             logger: Mutex::new(logger),
             phase: Mutex::new(Phase::New),
             daemon,
@@ -144,9 +147,6 @@ impl Monitor {
             }
             Error::Configuration
         })?;
-        if settings.rules.is_some() {
-            warn!("LocalMonitorConfigDir is set, but this version does not run rules");
-        }
         let logger = Logger::new(
             Arc::clone(&self.daemon),
             settings.device,
@@ -262,7 +262,9 @@ impl Monitor {
             audit,
             trust: Arc::clone(&trust),
             remote: None,
+            rules: None,
         };
+        let inputs_of_rules = inputs_in.clone();
 
         if let Some(remote) = remote {
             let (stop, stopped) = watch::channel(false);
@@ -287,16 +289,40 @@ impl Monitor {
                 }
             }
         }
+        if let Some(rules) = settings.rules {
+            let started = Rules::start(
+                rules,
+                Arc::clone(&self.daemon),
+                Arc::clone(&self.intake),
+                inputs_of_rules,
+                logger,
+                &self.failure,
+            );
+            match started {
+                Ok(rules) => running.rules = Some(rules),
+                Err(error) => {
+                    running.join();
+                    return Err(thread_failed(error));
+                }
+            }
+        }
         info!("started");
         Ok(running)
     }
 
-    /// Takes a notification of the daemon. The rules that will look at it are not part of this version.
-    pub fn notification(&self, notification: &Notification) -> Result<(), Error> {
+    /// Whether there are rules that want to see values. Known from the configuration on.
+    pub fn takes_values(&self) -> bool {
+        match &*self.phase() {
+            Phase::Configured(settings) => settings.rules.is_some(),
+            Phase::Running(running) => running.rules.is_some(),
+            Phase::New | Phase::Stopped => false,
+        }
+    }
+
+    /// Where values and notifications go in. Takes no lock, and answers nothing when the monitor has failed.
+    pub(crate) fn intake(&self) -> Result<&Intake, Error> {
         self.in_service()?;
-        let count = self.notifications.fetch_add(1, Ordering::Relaxed) + 1;
-        debug!(count, severity = ?notification.severity, plugin = notification.plugin, "notification");
-        Ok(())
+        Ok(&self.intake)
     }
 
     /// Reports what was counted, and says so when commands do not come through for long. Does not wait.
@@ -389,8 +415,12 @@ impl Drop for Monitor {
 }
 
 impl Running {
-    /// First the engine, which tells how its commands ended; then the connection, which passes that on.
+    /// First the rules, then the engine, which tells how its commands ended; then the connection, which passes that on.
     fn join(self) {
+        // Rules ask for nothing more, and are not told how what they have asked for is ended.
+        if let Some(rules) = self.rules {
+            rules.join();
+        }
         drop(self.engine_stop);
         // A panic of a thread was reported by the thread.
         drop(self.engine.join());

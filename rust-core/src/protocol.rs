@@ -43,6 +43,11 @@ impl TaskId {
         Self::from_raw(serde_json::from_str(text).ok()?)
     }
 
+    /// As it was written.
+    pub(crate) fn raw(&self) -> &RawValue {
+        &self.raw
+    }
+
     fn from_raw(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
         let key = match text.as_bytes().first()? {

@@ -7,18 +7,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The functions, data and types of the daemon that the monitor uses. Types that they are made of follow.
-const FUNCTIONS: [&str; 4] = [
+const FUNCTIONS: [&str; 8] = [
     "plugin_dispatch_notification",
     "plugin_dispatch_values",
+    "plugin_get_ctx",
     "plugin_get_ds",
     "plugin_log",
+    "plugin_set_ctx",
+    "uc_get_rate_by_name",
+    "uc_get_value_by_name",
 ];
-const TYPES: [&str; 6] = [
+const TYPES: [&str; 7] = [
     "cdtime_t",
     "data_set_t",
     "notification_t",
     "oconfig_item_t",
     "oconfig_value_t",
+    "plugin_source_t",
     "value_list_t",
 ];
 const VARIABLES: [&str; 5] = [

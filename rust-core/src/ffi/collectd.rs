@@ -7,7 +7,7 @@ use std::slice;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::os;
+use super::{os, values};
 use crate::daemon::{Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList};
 use crate::sys;
 
@@ -45,7 +45,9 @@ impl Daemon for Collectd {
         fill(&mut c.type_, &notification.type_);
         fill(&mut c.type_instance, &notification.type_instance);
         // SAFETY: Every field is set and every text ends in NUL. The daemon copies what it keeps.
-        unsafe { sys::plugin_dispatch_notification(&raw const c) == 0 }
+        values::as_own(|| {
+            values::as_monitor(|| unsafe { sys::plugin_dispatch_notification(&raw const c) == 0 })
+        })
     }
 
     fn data_sources(&self, type_: &str) -> Option<Vec<DataSource>> {
@@ -98,7 +100,22 @@ impl Daemon for Collectd {
         fill(&mut c.type_instance, &values.type_instance);
         // SAFETY: Every field is set, every text ends in NUL, and the numbers live until the call is over. The
         // daemon copies what it keeps, and may be called from any thread.
-        unsafe { sys::plugin_dispatch_values(&raw const c) == 0 }
+        values::as_monitor(|| unsafe { sys::plugin_dispatch_values(&raw const c) == 0 })
+    }
+
+    fn last_values(&self, series: &str) -> Option<Vec<DataValue>> {
+        let sources = self.data_sources(type_of(series)?)?;
+        let numbers = cached(series, sys::uc_get_value_by_name)?;
+        // SAFETY: The cache has a number for each data source of the type, as that has it.
+        let value = |(number, source): (&sys::value_t, &DataSource)| unsafe {
+            values::number(number, source.type_ as i32)
+        };
+        let fits = numbers.len() == sources.len();
+        fits.then(|| numbers.iter().zip(&sources).map(value).collect())
+    }
+
+    fn rates(&self, series: &str) -> Option<Vec<f64>> {
+        cached(series, sys::uc_get_rate_by_name)
     }
 
     fn hostname(&self) -> String {
@@ -125,6 +142,31 @@ impl Daemon for Collectd {
     }
 }
 
+/// The type in the name of a series.
+fn type_of(series: &str) -> Option<&str> {
+    let last = series.splitn(3, '/').nth(2)?;
+    last.split('-').next()
+}
+
+/// Asks the daemon's cache for the numbers of a series, by one of its functions.
+fn cached<T: Copy>(
+    series: &str,
+    ask: unsafe extern "C" fn(*const c_char, *mut *mut T, *mut usize) -> i32,
+) -> Option<Vec<T>> {
+    let name = os::c_text(series);
+    let (mut numbers, mut count) = (ptr::null_mut(), 0);
+    // SAFETY: The name ends in NUL, and the two are there to be written. The cache has a lock of its own.
+    let status = unsafe { ask(name.as_ptr(), &raw mut numbers, &raw mut count) };
+    if status != 0 || numbers.is_null() {
+        return None;
+    }
+    // SAFETY: On success there are as many as it says, and they are ours.
+    let copy = unsafe { slice::from_raw_parts(numbers, count) }.to_vec();
+    // SAFETY: They were allocated by malloc(), and nothing refers to them any more.
+    unsafe { libc::free(numbers.cast()) };
+    Some(copy)
+}
+
 /// collectd counts time in 2^-30 seconds.
 fn cdtime(time: SystemTime) -> sys::cdtime_t {
     cdinterval(time.duration_since(UNIX_EPOCH).unwrap_or_default())
@@ -134,7 +176,7 @@ fn cdinterval(interval: Duration) -> sys::cdtime_t {
     (interval.as_secs() << 30) | ((u64::from(interval.subsec_nanos()) << 30) / 1_000_000_000)
 }
 
-fn source_type(number: i32) -> Option<SourceType> {
+pub(super) fn source_type(number: i32) -> Option<SourceType> {
     [
         SourceType::Counter,
         SourceType::Gauge,

@@ -28,6 +28,30 @@ pub(super) fn with_monitor(
     caught.unwrap_or(cl_status::CL_STATUS_PANIC)
 }
 
+/// The same for what is called for each value: the way of logging, which takes a lock, is only looked for when there is
+/// something to be logged.
+pub(super) fn on_the_way(
+    place: &'static str,
+    monitor: &Monitor,
+    body: impl FnOnce() -> Result<(), cl_status>,
+) -> cl_status {
+    match catch_unwind(AssertUnwindSafe(|| {
+        fault(place);
+        body()
+    })) {
+        Ok(result) => cl_status::from(result),
+        Err(panic) => {
+            let reported = catch_unwind(AssertUnwindSafe(|| {
+                let _entered = monitor.enter();
+                monitor.failed(place, &*panic);
+            }));
+            // A panic while a panic is reported leaves nobody to report it to.
+            drop(reported);
+            cl_status::CL_STATUS_PANIC
+        }
+    }
+}
+
 /// Panics in the entry point that the variable `COLLECTD_LIVE_PANIC_IN` names, so that tests can see what
 /// becomes of it in a real daemon. A release build does not ask.
 fn fault(place: &str) {

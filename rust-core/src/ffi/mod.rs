@@ -7,9 +7,11 @@
 mod collectd;
 mod config;
 mod guard;
+pub(crate) mod lua;
 mod monitor;
 pub(crate) mod os;
 mod status;
+mod values;
 
 pub use monitor::*;
 pub use status::cl_status;

@@ -3,14 +3,13 @@
 use std::ffi::c_char;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::collectd::{field, Collectd};
+use super::collectd::Collectd;
 use super::status::cl_status;
+use super::values;
 use super::{config, guard};
-use crate::daemon::{Notification, Severity};
 use crate::monitor::Monitor;
-use crate::sys::{notification_t, oconfig_item_t};
+use crate::sys::{data_set_t, notification_t, oconfig_item_t, plugin_source_t, value_list_t};
 
 /// The monitor. Made by cl_monitor_new(), owned by whoever called that, ended by cl_monitor_free().
 #[allow(
@@ -96,16 +95,20 @@ pub unsafe extern "C" fn cl_monitor_init(monitor: *const cl_monitor) -> cl_statu
 
 /// Takes a notification. Does not block.
 ///
+/// Parameters: source is what plugin_get_source() says in the callback.
+///
 /// Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
 ///
 /// Lifetimes: what is kept of the notification is copied.
 ///
 /// # Safety
-/// monitor is from cl_monitor_new() and not freed, or NULL; notification is one of the daemon's, or NULL.
+/// monitor is from cl_monitor_new() and not freed, or NULL; notification is one of the daemon's, or NULL; source
+/// is the daemon's.
 #[no_mangle]
 pub unsafe extern "C" fn cl_monitor_notification(
     monitor: *const cl_monitor,
     notification: *const notification_t,
+    source: plugin_source_t,
 ) -> cl_status {
     // SAFETY: The caller's promise, for both.
     let (Some(monitor), Some(n)) = (unsafe { monitor.as_ref() }, unsafe {
@@ -113,22 +116,72 @@ pub unsafe extern "C" fn cl_monitor_notification(
     }) else {
         return cl_status::CL_STATUS_NULL;
     };
-    guard::with_monitor("cl_monitor_notification", &monitor.0, || {
-        let notification = Notification {
-            severity: match n.severity {
-                4 => Severity::Okay,
-                2 => Severity::Warning,
-                _ => Severity::Failure,
-            },
-            time: time(n.time),
-            message: field(&n.message),
-            host: field(&n.host),
-            plugin: field(&n.plugin),
-            plugin_instance: field(&n.plugin_instance),
-            type_: field(&n.type_),
-            type_instance: field(&n.type_instance),
-        };
-        Ok(monitor.0.notification(&notification)?)
+    guard::on_the_way("cl_monitor_notification", &monitor.0, || {
+        // SAFETY: The caller's promise.
+        unsafe { values::notification(monitor.0.intake()?, n, source) };
+        Ok(())
+    })
+}
+
+/// Says whether the rules want to see values, so that cl_monitor_write() is to be registered.
+///
+/// Parameters: out is where to put the answer.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; out is valid for writing a bool, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_takes_values(
+    monitor: *const cl_monitor,
+    out: *mut bool,
+) -> cl_status {
+    // SAFETY: The caller's promise.
+    let Some(monitor) = (unsafe { monitor.as_ref() }) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    if out.is_null() {
+        return cl_status::CL_STATUS_NULL;
+    }
+    guard::with_monitor("cl_monitor_takes_values", &monitor.0, || {
+        monitor.0.intake()?;
+        // SAFETY: It is not NULL, and the caller's promise.
+        unsafe { out.write(monitor.0.takes_values()) };
+        Ok(())
+    })
+}
+
+/// Takes values. Does not block.
+///
+/// Parameters: source is what plugin_get_source() says in the callback.
+///
+/// Returns: CL_STATUS_OK, also if no rule wants to see them, or they are lost because the rules are too slow;
+/// CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// Lifetimes: what is kept of the values is copied.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; data_set and values are the daemon's and belong together,
+/// or NULL; source is the daemon's.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_write(
+    monitor: *const cl_monitor,
+    data_set: *const data_set_t,
+    values: *const value_list_t,
+    source: plugin_source_t,
+) -> cl_status {
+    // SAFETY: The caller's promise, for all.
+    let (Some(monitor), Some(set), Some(list)) = (
+        unsafe { monitor.as_ref() },
+        unsafe { data_set.as_ref() },
+        unsafe { values.as_ref() },
+    ) else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::on_the_way("cl_monitor_write", &monitor.0, || {
+        // SAFETY: The caller's promise.
+        unsafe { values::values(monitor.0.intake()?, set, list, source) };
+        Ok(())
     })
 }
 
@@ -183,12 +236,6 @@ pub unsafe extern "C" fn cl_monitor_free(monitor: *mut cl_monitor) {
     });
 }
 
-/// A point in time that collectd counts in 2^-30 seconds.
-fn time(time: u64) -> SystemTime {
-    let nanoseconds = ((time & ((1 << 30) - 1)) * 1_000_000_000) >> 30;
-    UNIX_EPOCH + Duration::from_secs(time >> 30) + Duration::from_nanos(nanoseconds)
-}
-
 // cl_monitor_new() cannot be called here: there is no collectd to be linked with.
 #[cfg(test)]
 mod tests {
@@ -198,19 +245,26 @@ mod tests {
     #[test]
     fn null_is_answered_and_never_followed() {
         let null = cl_status::CL_STATUS_NULL;
+        let nobody = plugin_source_t {
+            plugin: ptr::null(),
+            foreign: false,
+        };
         // SAFETY: NULL is allowed everywhere.
         unsafe {
             assert_eq!(cl_monitor_configure(ptr::null(), ptr::null()), null);
             assert_eq!(cl_monitor_init(ptr::null()), null);
-            assert_eq!(cl_monitor_notification(ptr::null(), ptr::null()), null);
+            assert_eq!(
+                cl_monitor_notification(ptr::null(), ptr::null(), nobody),
+                null
+            );
+            assert_eq!(cl_monitor_takes_values(ptr::null(), ptr::null_mut()), null);
+            assert_eq!(
+                cl_monitor_write(ptr::null(), ptr::null(), ptr::null(), nobody),
+                null
+            );
             assert_eq!(cl_monitor_read(ptr::null()), null);
             assert_eq!(cl_monitor_shutdown(ptr::null()), null);
             cl_monitor_free(ptr::null_mut());
         }
-    }
-
-    #[test]
-    fn time_is_counted_in_parts_of_a_second() {
-        assert_eq!(time(3 << 29), UNIX_EPOCH + Duration::from_millis(1500));
     }
 }

@@ -400,6 +400,8 @@ impl Connection {
                 let (task, request) = match input {
                     Input::Message(message, authority, _) => (message.task, authority.envelope()),
                     Input::Refused { task, .. } => (task, None),
+                    // Rules do not come from here.
+                    Input::Local(_) => return,
                 };
                 warn!(%task, "refused: too many messages are waiting");
                 self.links.metrics.refused(Code::Busy);

@@ -6,9 +6,15 @@
 
 pub mod budget;
 pub mod episode;
+mod files;
 mod glob;
+pub(crate) mod intake;
+pub mod lua;
 pub mod matching;
+mod result;
+mod service;
 pub mod task;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::daemon::{DataSource, DataValue, Notification};
+pub(crate) use service::Rules;
+pub use service::{Settings, DEFAULT_QUEUE};
 use task::Task;
 
 /// Where a value or a notification comes from.
@@ -112,6 +120,75 @@ impl Subject {
             Subject::Notification(notice) => notice.notification.time,
         }
     }
+
+    /// When to expect another one. Nobody expects a notification.
+    pub fn interval(&self) -> Option<Duration> {
+        match self {
+            Subject::Metric(sample) => Some(sample.interval),
+            Subject::Notification(_) => None,
+        }
+    }
+
+    /// What a match may look at.
+    pub fn fields(&self) -> matching::Subject<'_> {
+        match self {
+            Subject::Metric(sample) => sample.series.fields(),
+            Subject::Notification(notice) => notice.fields(),
+        }
+    }
+
+    /// The name of what it is about: `host/plugin-instance/type-instance`.
+    pub fn identifier(&self) -> String {
+        let [host, plugin, plugin_instance, type_, type_instance, ..] = self.fields().fields;
+        let mut name = String::with_capacity(64);
+        for part in [host, "/", plugin] {
+            name.push_str(part);
+        }
+        for (separator, instance) in [("-", plugin_instance), ("/", type_), ("-", type_instance)] {
+            if separator == "/" || !instance.is_empty() {
+                name.push_str(separator);
+                name.push_str(instance);
+            }
+        }
+        name
+    }
+}
+
+impl Series {
+    /// What a match may look at.
+    pub fn fields(&self) -> matching::Subject<'_> {
+        matching::Subject {
+            fields: [
+                &self.host,
+                &self.plugin,
+                &self.plugin_instance,
+                &self.type_,
+                &self.type_instance,
+                self.origin.plugin.as_deref().unwrap_or_default(),
+                "",
+            ],
+            foreign: self.origin.foreign,
+        }
+    }
+}
+
+impl Notice {
+    /// What a match may look at.
+    pub fn fields(&self) -> matching::Subject<'_> {
+        let n = &self.notification;
+        matching::Subject {
+            fields: [
+                &n.host,
+                &n.plugin,
+                &n.plugin_instance,
+                &n.type_,
+                &n.type_instance,
+                self.origin.plugin.as_deref().unwrap_or_default(),
+                n.severity.name(),
+            ],
+            foreign: self.origin.foreign,
+        }
+    }
 }
 
 /// What a handler wants to see, as it declared it: of each field that it names, the names or patterns.
@@ -192,20 +269,4 @@ pub trait Evaluate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_handler_is_named_by_file_kind_and_name() {
-        let mut handler = Handler {
-            file: "disk".into(),
-            kind: Kind::Metric,
-            name: Some("full".to_owned()),
-            matches: None,
-        };
-        assert_eq!(handler.to_string(), "disk::metric::full");
-        handler.name = None;
-        handler.kind = Kind::Notification;
-        assert_eq!(handler.to_string(), "disk::notification");
-    }
-}
+mod tests;

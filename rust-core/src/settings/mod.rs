@@ -18,6 +18,8 @@ pub(crate) use services::{read_regular_file, MAX_MAX_OUTPUT};
 pub use services::{CommandSpec, Program, Service, Services, ServicesSource};
 
 use crate::logging::{Device, Threshold};
+use crate::rules;
+use crate::rules::lua::Limits;
 use crate::secret::Secret;
 use json::{Located, Node, Place};
 
@@ -67,7 +69,7 @@ pub struct Settings {
     /// The broker to take commands from, if any.
     pub remote: Option<Remote>,
     /// Where rules are, if any.
-    pub rules: Option<PathBuf>,
+    pub rules: Option<rules::Settings>,
     /// The commands that may be run.
     pub services: ServicesSource,
     /// The program that runs them, where it is not the installed one.
@@ -323,9 +325,14 @@ enum Setting {
     Protocol,
     SessionExpiry,
     ResponseTopicPrefix,
+    Sandbox,
+    RuleMemory,
+    RuleInstructions,
+    RuleQueue,
+    RuleShadow,
 }
 
-const KEYS: [(&str, Setting); 33] = [
+const KEYS: [(&str, Setting); 38] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -359,6 +366,11 @@ const KEYS: [(&str, Setting); 33] = [
     ("Protocol", Setting::Protocol),
     ("SessionExpiry", Setting::SessionExpiry),
     ("ResponseTopicPrefix", Setting::ResponseTopicPrefix),
+    ("Sandbox", Setting::Sandbox),
+    ("RuleMemory", Setting::RuleMemory),
+    ("RuleInstructions", Setting::RuleInstructions),
+    ("RuleQueue", Setting::RuleQueue),
+    ("RuleShadow", Setting::RuleShadow),
 ];
 
 impl Setting {
@@ -378,6 +390,7 @@ enum Checked {
     Protocol(Protocol),
     Address(String, Option<u16>),
     Interval(Duration),
+    Count(u64),
     Device(Device),
     Threshold(Threshold),
     Names(Vec<String>),
@@ -527,8 +540,13 @@ fn expected(key: Setting) -> &'static str {
         | Setting::CleanSession
         | Setting::RequireTimestamp
         | Setting::RequireSignature
-        | Setting::AuditSyslog => "a boolean",
+        | Setting::AuditSyslog
+        | Setting::Sandbox
+        | Setting::RuleShadow => "a boolean",
         Setting::ClockSkew => "a number of seconds from 0 to 3600",
+        Setting::RuleMemory => "a whole number of MiB from 1 to 4096",
+        Setting::RuleInstructions => "a whole number from 10000 to 1000000000",
+        Setting::RuleQueue => "a whole number from 1 to 1000000",
         Setting::MaxAge => "a number of seconds from 1 to 604800, or 0 for any age",
         Setting::QoS => "0, 1 or 2",
         Setting::ReconnectInterval => "a number of seconds from 0.1 to 86400",
@@ -553,7 +571,9 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
             | Setting::CleanSession
             | Setting::RequireTimestamp
             | Setting::RequireSignature
-            | Setting::AuditSyslog,
+            | Setting::AuditSyslog
+            | Setting::Sandbox
+            | Setting::RuleShadow,
             Value::Flag(flag),
         ) => Ok(Checked::Flag(flag)),
         (Setting::ClockSkew, Value::Number(seconds)) => {
@@ -561,6 +581,20 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
                 Ok(Checked::Interval(Duration::from_secs_f64(seconds)))
             } else {
                 Err(format!("must be {}, not {seconds}", expected(key)))
+            }
+        }
+        (
+            Setting::RuleMemory | Setting::RuleInstructions | Setting::RuleQueue,
+            Value::Number(number),
+        ) => {
+            let range = match key {
+                Setting::RuleMemory => 1.0..=4096.0,
+                Setting::RuleInstructions => 1e4..=1e9,
+                _ => 1.0..=1e6,
+            };
+            match number.fract() == 0.0 && range.contains(&number) {
+                true => Ok(Checked::Count(number as u64)),
+                false => Err(format!("must be {}, not {number}", expected(key))),
             }
         }
         (Setting::MaxAge, Value::Number(seconds)) => {
@@ -612,7 +646,12 @@ fn check(key: Setting, value: Value) -> Result<Checked, String> {
             | Setting::RequireSignature
             | Setting::AuditSyslog
             | Setting::ClockSkew
-            | Setting::SessionExpiry,
+            | Setting::SessionExpiry
+            | Setting::Sandbox
+            | Setting::RuleMemory
+            | Setting::RuleInstructions
+            | Setting::RuleQueue
+            | Setting::RuleShadow,
             _,
         ) => wrong_type(),
         (_, Value::Text(text)) => check_text(key, text),
@@ -834,7 +873,7 @@ fn assemble(
             _ => Threshold::default(),
         },
         remote,
-        rules: text(&mut given, Setting::LocalMonitorConfigDir).map(PathBuf::from),
+        rules: rules(&mut given),
         helper: text(&mut given, Setting::HelperPath).map(PathBuf::from),
         services: ServicesSource::new(file, from_block),
         state_dir: text(&mut given, Setting::StateDir).map(PathBuf::from),
@@ -876,6 +915,29 @@ fn interval(given: &mut Given, key: Setting) -> Option<Duration> {
         Some(Checked::Interval(interval)) => Some(interval),
         _ => None,
     }
+}
+
+fn count(given: &mut Given, key: Setting) -> Option<usize> {
+    match given.remove(&key) {
+        Some(Checked::Count(count)) => usize::try_from(count).ok(),
+        _ => None,
+    }
+}
+
+fn rules(given: &mut Given) -> Option<rules::Settings> {
+    let directory = PathBuf::from(text(given, Setting::LocalMonitorConfigDir)?);
+    let defaults = Limits::default();
+    let instructions = count(given, Setting::RuleInstructions).map(|count| count as u64);
+    Some(rules::Settings {
+        directory,
+        limits: Limits {
+            sandbox: flag(given, Setting::Sandbox).unwrap_or(defaults.sandbox),
+            memory: count(given, Setting::RuleMemory).map_or(defaults.memory, |mib| mib << 20),
+            instructions: instructions.unwrap_or(defaults.instructions),
+        },
+        queue: count(given, Setting::RuleQueue).unwrap_or(rules::DEFAULT_QUEUE),
+        shadow: flag(given, Setting::RuleShadow).unwrap_or(false),
+    })
 }
 
 fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {

@@ -15,6 +15,7 @@ pub type data_set_t = data_set_s;
 pub type notification_meta_type_e = ::core::ffi::c_uint;
 pub type notification_meta_t = notification_meta_s;
 pub type notification_t = notification_s;
+pub type plugin_ctx_t = plugin_ctx_s;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct oconfig_value_s {
@@ -85,6 +86,20 @@ pub struct notification_s {
     pub type_: [::core::ffi::c_char; 128usize],
     pub type_instance: [::core::ffi::c_char; 128usize],
     pub meta: *mut notification_meta_t,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct plugin_ctx_s {
+    pub name: *mut ::core::ffi::c_char,
+    pub interval: cdtime_t,
+    pub flush_interval: cdtime_t,
+    pub flush_timeout: cdtime_t,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct plugin_source_t {
+    pub plugin: *const ::core::ffi::c_char,
+    pub foreign: bool,
 }
 pub const DATA_MAX_NAME_LEN: u32 = 128;
 pub const OCONFIG_TYPE_STRING: u32 = 0;
@@ -316,6 +331,36 @@ const _: () = {
         "Offset of field: notification_s::meta",
     ][::core::mem::offset_of!(notification_s, meta) - 912usize];
 };
+#[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
+const _: () = {
+    ["Size of plugin_ctx_s"][::core::mem::size_of::<plugin_ctx_s>() - 32usize];
+    ["Alignment of plugin_ctx_s"][::core::mem::align_of::<plugin_ctx_s>() - 8usize];
+    [
+        "Offset of field: plugin_ctx_s::name",
+    ][::core::mem::offset_of!(plugin_ctx_s, name) - 0usize];
+    [
+        "Offset of field: plugin_ctx_s::interval",
+    ][::core::mem::offset_of!(plugin_ctx_s, interval) - 8usize];
+    [
+        "Offset of field: plugin_ctx_s::flush_interval",
+    ][::core::mem::offset_of!(plugin_ctx_s, flush_interval) - 16usize];
+    [
+        "Offset of field: plugin_ctx_s::flush_timeout",
+    ][::core::mem::offset_of!(plugin_ctx_s, flush_timeout) - 24usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
+const _: () = {
+    ["Size of plugin_source_t"][::core::mem::size_of::<plugin_source_t>() - 16usize];
+    [
+        "Alignment of plugin_source_t",
+    ][::core::mem::align_of::<plugin_source_t>() - 8usize];
+    [
+        "Offset of field: plugin_source_t::plugin",
+    ][::core::mem::offset_of!(plugin_source_t, plugin) - 0usize];
+    [
+        "Offset of field: plugin_source_t::foreign",
+    ][::core::mem::offset_of!(plugin_source_t, foreign) - 8usize];
+};
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub union oconfig_value_s__bindgen_ty_1 {
@@ -352,4 +397,16 @@ unsafe extern "C" {
         ...
     );
     pub fn plugin_get_ds(name: *const ::core::ffi::c_char) -> *const data_set_t;
+    pub fn plugin_get_ctx() -> plugin_ctx_t;
+    pub fn plugin_set_ctx(ctx: plugin_ctx_t) -> plugin_ctx_t;
+    pub fn uc_get_rate_by_name(
+        name: *const ::core::ffi::c_char,
+        ret_values: *mut *mut gauge_t,
+        ret_values_num: *mut usize,
+    ) -> ::core::ffi::c_int;
+    pub fn uc_get_value_by_name(
+        name: *const ::core::ffi::c_char,
+        ret_values: *mut *mut value_t,
+        ret_values_num: *mut usize,
+    ) -> ::core::ffi::c_int;
 }

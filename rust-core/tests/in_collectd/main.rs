@@ -8,6 +8,7 @@ mod commands;
 mod connection;
 mod lifecycle;
 mod panics;
+mod rules;
 mod settings;
 mod syslog;
 

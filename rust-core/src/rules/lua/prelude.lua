@@ -1,0 +1,355 @@
+-- Runs once in each state, before any rule file: makes the dialect that rules are written in, takes away what the
+-- sandbox refuses, and returns the functions by which the monitor calls handlers.
+--
+-- native: functions of the monitor. mark: [1] counts calls, [2] is the call that was stopped.
+local native, mark, sandbox, modern = ...
+
+local error, ipairs, next, pairs, pcall, rawget, rawset, select, setmetatable, tonumber, tostring, type, xpcall =
+  error, ipairs, next, pairs, pcall, rawget, rawset, select, setmetatable, tonumber, tostring, type, xpcall
+local floor, ceil = math.floor, math.ceil
+local string_format, string_gsub, string_find, string_rep = string.format, string.gsub, string.find, string.rep
+local table_concat = table.concat
+local coresume = coroutine.resume
+
+-- A call that was stopped stays stopped: no rule may catch that and go on.
+local function passed(...)
+  if mark[2] == mark[1] then error("it has gone on for too long and was stopped", 0) end
+  return ...
+end
+
+_G.pcall = function(...) return passed(pcall(...)) end
+_G.xpcall = function(...) return passed(xpcall(...)) end
+coroutine.resume = function(...) return passed(coresume(...)) end
+
+-- The dialect of Lua 5.1.
+if modern then
+  local math_type = math.type
+  _G.unpack = table.unpack
+  _G.loadstring = function(text, name) return _G.load(text, name) end
+  _G.setfenv, _G.getfenv = native.setfenv, native.getfenv
+  table.getn = function(t) return #t end
+  table.maxn = function(t)
+    local most = 0
+    for key in pairs(t) do
+      if type(key) == "number" and key > most then most = key end
+    end
+    return most
+  end
+  table.foreach = function(t, f)
+    for key, value in pairs(t) do
+      local result = f(key, value)
+      if result ~= nil then return result end
+    end
+  end
+  table.foreachi = function(t, f)
+    for index = 1, #t do
+      local result = f(index, t[index])
+      if result ~= nil then return result end
+    end
+  end
+  string.gfind = string.gmatch
+  math.pow = function(x, y) return x ^ y end
+  math.log10 = function(x) return math.log(x, 10) end
+  math.mod = math.fmod
+  math.ldexp = function(m, e) return m * 2.0 ^ e end
+  math.cosh = function(x) return (math.exp(x) + math.exp(-x)) / 2 end
+  math.sinh = function(x) return (math.exp(x) - math.exp(-x)) / 2 end
+  math.tanh = function(x)
+    local up = math.exp(2 * x)
+    if up == math.huge then return 1 end
+    return (up - 1) / (up + 1)
+  end
+
+  -- A whole number is written without a fraction, whatever it was computed from.
+  local function text(value)
+    if math_type(value) == "float" then return string_format("%.14g", value) end
+    return tostring(value)
+  end
+  _G.tostring = text
+
+  local function whole(value)
+    local number = tonumber(value)
+    if math_type(number) ~= "float" then return value end
+    local cut = number < 0 and ceil(number) or floor(number)
+    return math.tointeger(cut) or value
+  end
+
+  string.format = function(format, ...)
+    local count = select("#", ...)
+    local plain = not string_find(format, "%%[%-+ #0]*%d*%.?%d*[iu]")
+    for index = 1, count do
+      local kind = type((select(index, ...)))
+      if kind ~= "string" and math_type((select(index, ...))) ~= "integer" then
+        plain = false
+        break
+      end
+    end
+    if plain and not string_find(format, "%%[%-+ #0]*%d*%.?%d*[dxXoc]") then
+      return string_format(format, ...)
+    end
+    local arguments, index = { ... }, 0
+    format = string_gsub(format, "%%([%-+ #0]*%d*%.?%d*)(.)", function(flags, conversion)
+      if conversion == "%" then return nil end
+      index = index + 1
+      if string_find("dicouxX", conversion, 1, true) then
+        arguments[index] = whole(arguments[index])
+        if conversion == "i" or conversion == "u" then return "%" .. flags .. "d" end
+      elseif conversion == "s" and math_type(arguments[index]) == "float" then
+        arguments[index] = text(arguments[index])
+      end
+      return nil
+    end)
+    return string_format(format, table.unpack(arguments, 1, count))
+  end
+
+  table.concat = function(list, separator, first, last)
+    first, last = first or 1, last or #list
+    for index = first, last do
+      if math_type(list[index]) == "float" then
+        local copy = {}
+        for at = first, last do copy[at - first + 1] = math_type(list[at]) and text(list[at]) or list[at] end
+        return table_concat(copy, separator and text(separator), 1, last - first + 1)
+      end
+    end
+    return table_concat(list, separator and text(separator), first, last)
+  end
+
+  -- Bits are signed and 32 of them, as LuaJIT has it.
+  local function signed(number)
+    number = number & 0xffffffff
+    if number >= 0x80000000 then return number - 0x100000000 end
+    return number
+  end
+  local function bits(value)
+    local number = tonumber(value) or error("number expected, got " .. type(value), 3)
+    if math_type(number) == "float" then number = math.tointeger(floor(number + 0.5) % 4294967296.0) or 0 end
+    return number & 0xffffffff
+  end
+  local function fold(operation)
+    return function(first, ...)
+      local result = bits(first)
+      for index = 1, select("#", ...) do result = operation(result, bits((select(index, ...)))) end
+      return signed(result)
+    end
+  end
+  _G.bit = {
+    tobit = function(x) return signed(bits(x)) end,
+    bnot = function(x) return signed(~bits(x)) end,
+    band = fold(function(a, b) return a & b end),
+    bor = fold(function(a, b) return a | b end),
+    bxor = fold(function(a, b) return a ~ b end),
+    lshift = function(x, n) return signed(bits(x) << (bits(n) & 31)) end,
+    rshift = function(x, n) return signed(bits(x) >> (bits(n) & 31)) end,
+    arshift = function(x, n) return signed(signed(bits(x)) // (1 << (bits(n) & 31))) end,
+    rol = function(x, n)
+      local number, by = bits(x), bits(n) & 31
+      return signed((number << by) | (number >> (32 - by)))
+    end,
+    ror = function(x, n)
+      local number, by = bits(x), bits(n) & 31
+      return signed((number >> by) | (number << (32 - by)))
+    end,
+    bswap = function(x)
+      local n = bits(x)
+      return signed((n >> 24) | ((n >> 8) & 0xff00) | ((n << 8) & 0xff0000) | (n << 24))
+    end,
+    tohex = function(x, n)
+      n = n and whole(n) or 8
+      local digits = string_format(n < 0 and "%08X" or "%08x", bits(x))
+      if n < 0 then n = -n end
+      return digits:sub(-(n > 8 and 8 or n))
+    end,
+  }
+end
+
+_G.print = function(...)
+  local words = { ... }
+  for index = 1, select("#", ...) do words[index] = _G.tostring((select(index, ...))) end
+  native.log("info", table_concat(words, " "))
+end
+
+-- The memory of LuaJIT is looked at from time to time only, so what takes much at once is looked at before.
+if not modern then
+  local most = native.memory_limit
+  string.rep = function(text, count, separator)
+    if type(text) == "string" and type(count) == "number" and #text * count > most then
+      error("not enough memory", 0)
+    end
+    return string_rep(text, count, separator)
+  end
+end
+
+-- Instructions are counted by the interpreter only.
+if not modern then
+  jit.off()
+  jit.flush()
+  jit.on = function() error("jit.on is refused: the instructions of compiled code cannot be counted", 2) end
+end
+
+-- Modules are Lua files below the directory of the rules, C modules are refused.
+local loaded, standard = { }, rawget(_G, "require")
+_G.require = function(name)
+  if type(name) ~= "string" then error("require takes the name of a module", 2) end
+  if loaded[name] ~= nil then return loaded[name] end
+  local library = rawget(_G, name)
+  if type(library) == "table" and (name == "string" or name == "table" or name == "math" or name == "bit"
+      or name == "coroutine" or name == "os" or name == "io" or name == "debug" or name == "collectd") then
+    return library
+  end
+  local source, path = native.module(name)
+  if not source then
+    if standard and not sandbox then return standard(name) end
+    error("there is no module " .. name .. ": " .. path, 2)
+  end
+  local chunk, problem = native.load(source, "@" .. path)
+  if not chunk then error(problem, 0) end
+  loaded[name] = true
+  local result = chunk(name)
+  if result ~= nil then loaded[name] = result end
+  return loaded[name]
+end
+
+if not sandbox then
+  package.cpath = ""
+  package.loadlib = function() error("package.loadlib is refused: there are no C modules in the monitor", 2) end
+  local searchers = package.searchers or package.loaders
+  for index = #searchers, 3, -1 do searchers[index] = nil end
+end
+
+if sandbox then
+  local function refuse(name, level)
+    return function()
+      error(name .. " is refused: a rule that needs it needs `Sandbox false' in <Plugin monitor>", level or 2)
+    end
+  end
+  local function replace(library, name, prefix, keep)
+    local kept = {}
+    for _, key in ipairs(keep) do kept[key] = library[key] end
+    rawset(_G, name, setmetatable(kept, { __index = function(_, key) return refuse(prefix .. tostring(key)) end }))
+  end
+  replace(os, "os", "os.", { "clock", "date", "difftime", "time" })
+  replace({}, "io", "io.", {})
+  replace({}, "package", "package.", {})
+  replace({ traceback = native.traceback }, "debug", "debug.", { "traceback" })
+  _G.package.loaded = loaded
+  _G.dofile, _G.loadfile = refuse("dofile"), refuse("loadfile")
+  _G.newproxy = nil
+  string.dump = refuse("string.dump")
+  rawset(_G, "jit", nil)
+  rawset(_G, "ffi", nil)
+  -- A function of the collector runs when nobody counts.
+  _G.setmetatable = function(object, meta)
+    if type(meta) == "table" and rawget(meta, "__gc") ~= nil then
+      error("__gc is refused: a rule that needs it needs `Sandbox false' in <Plugin monitor>", 2)
+    end
+    return setmetatable(object, meta)
+  end
+  local collect = collectgarbage
+  _G.collectgarbage = function(option, ...)
+    option = option or "collect"
+    if option ~= "collect" and option ~= "count" and option ~= "step" then
+      refuse("collectgarbage(\"" .. tostring(option) .. "\")", 3)()
+    end
+    return collect(option, ...)
+  end
+  -- Only text: what was compiled before is not checked.
+  _G.load = function(chunk, name, _, environment)
+    if type(chunk) == "function" then
+      local pieces = {}
+      for piece in chunk do
+        if piece == "" then break end
+        pieces[#pieces + 1] = piece
+      end
+      chunk = table_concat(pieces)
+    end
+    return native.load(chunk, name or "=(load)", environment)
+  end
+  _G.loadstring = function(chunk, name) return native.load(chunk, name or chunk) end
+end
+
+-- How handlers are called.
+local handlers = {}
+
+-- A handler may change what it was given; the next one is given it anew.
+local function unchanged(t, series, time, interval, values, first)
+  if t.host ~= series.host or t.plugin ~= series.plugin or t.plugin_instance ~= series.plugin_instance
+    or t.type ~= series.type or t.type_instance ~= series.type_instance or t.time ~= time
+    or t.interval ~= interval or t.values ~= values or t.dsnames ~= series.dsnames or t.dstypes ~= series.dstypes then
+    return false
+  end
+  local now = values[1]
+  return now == first or (now ~= now and first ~= first)
+end
+
+local function call(id, argument, answers)
+  local seq = mark[1] + 1
+  mark[1] = seq
+  local fine, answer = pcall(handlers[id], argument)
+  if mark[2] == seq then
+    fine, answer = false, true
+  elseif fine and answer == nil then
+    return answers
+  end
+  answers = answers or {}
+  answers[#answers + 1] = { id, fine, answer }
+  return answers
+end
+
+local function metric(series, time, interval, ...)
+  return {
+    host = series.host,
+    plugin = series.plugin,
+    plugin_instance = series.plugin_instance,
+    type = series.type,
+    type_instance = series.type_instance,
+    time = time,
+    interval = interval,
+    values = { ... },
+    dsnames = series.dsnames,
+    dstypes = series.dstypes,
+  }
+end
+
+local function call_metric(ids, series, time, interval, ...)
+  local answers, t, values
+  local first, many = ..., select("#", ...) > 1
+  for index = 1, #ids do
+    if not t then
+      t = metric(series, time, interval, ...)
+      values = t.values
+    end
+    answers = call(ids[index], t, answers)
+    if not unchanged(t, series, time, interval, values, first) then
+      t = nil
+    elseif many then
+      for at = 2, select("#", ...) do
+        local was, now = (select(at, ...)), values[at]
+        if now ~= was and (now == now or was == was) then t = nil end
+      end
+    end
+  end
+  return answers
+end
+
+local function call_notification(ids, fields)
+  local answers
+  for index = 1, #ids do
+    local copy = {}
+    for key, value in next, fields do copy[key] = value end
+    answers = call(ids[index], copy, answers)
+  end
+  return answers
+end
+
+-- A function that a task has brought, or a rule file itself.
+local function call_other(f, ...)
+  local seq = mark[1] + 1
+  mark[1] = seq
+  local function finish(fine, ...)
+    if mark[2] == seq then return false, true end
+    return fine, ...
+  end
+  return finish(pcall(f, ...))
+end
+
+return handlers, call_metric, call_notification, call_other, metric
