@@ -117,28 +117,18 @@ static int check_options(char const *name, plugin_load_options_t const *opts,
   return 0;
 }
 
-int __wrap_plugin_lifecycle_load(char const *name,
-                                 plugin_load_options_t const *opts, char *msg,
-                                 size_t msg_size);
-int __wrap_plugin_lifecycle_load(char const *name,
-                                 plugin_load_options_t const *opts, char *msg,
-                                 size_t msg_size) {
-  return check_options(name, opts, msg, msg_size);
-}
+int __wrap_plugin_lifecycle_request(plugin_verb_t verb, char const *name,
+                                    plugin_load_options_t const *opts,
+                                    plugin_requester_t const *who, char *msg,
+                                    size_t msg_size);
+int __wrap_plugin_lifecycle_request(plugin_verb_t verb, char const *name,
+                                    plugin_load_options_t const *opts,
+                                    plugin_requester_t const *who, char *msg,
+                                    size_t msg_size) {
+  FUZZ_CHECK(who != NULL);
+  if (verb != PLUGIN_VERB_UNLOAD)
+    return check_options(name, opts, msg, msg_size);
 
-int __wrap_plugin_lifecycle_reload(char const *name,
-                                   plugin_load_options_t const *opts, char *msg,
-                                   size_t msg_size);
-int __wrap_plugin_lifecycle_reload(char const *name,
-                                   plugin_load_options_t const *opts, char *msg,
-                                   size_t msg_size) {
-  return check_options(name, opts, msg, msg_size);
-}
-
-int __wrap_plugin_lifecycle_unload(char const *name, cdtime_t timeout,
-                                   char *msg, size_t msg_size);
-int __wrap_plugin_lifecycle_unload(char const *name, cdtime_t timeout,
-                                   char *msg, size_t msg_size) {
   FUZZ_CHECK(name[0] != '\0');
   ssnprintf(msg, msg_size, "Plugin \"%s\"", name);
   return ENOENT;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -622,6 +622,15 @@ impl Daemon {
     /// # Panics
     /// If the test may not change its user.
     pub fn collectdctl_as_nobody(&self, args: &[&str]) -> Collectdctl {
+        self.collectdctl_as(NOBODY, &[], args)
+    }
+
+    /// Runs `collectdctl` as the user "nobody" with this group and these
+    /// supplementary groups; the daemon must be open to all users.
+    ///
+    /// # Panics
+    /// If the test may not change its user.
+    pub fn collectdctl_as(&self, gid: u32, groups: &[u32], args: &[&str]) -> Collectdctl {
         // The build may lie in a directory that only its owner can enter.
         let copies = self.path("client");
         fs::create_dir_all(&copies).expect("a directory for copies of the client");
@@ -636,11 +645,19 @@ impl Daemon {
                 copy(&path, &copies.join(name));
             }
         }
-        let mut command = Command::new(copies.join("collectdctl"));
+        let mut command = Command::new("setpriv");
         command
+            .args(["--reuid", &NOBODY.to_string(), "--regid", &gid.to_string()])
+            .args(match groups {
+                [] => vec![String::from("--clear-groups")],
+                _ => {
+                    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+                    vec![String::from("--groups"), groups.join(",")]
+                }
+            })
+            .arg("--")
+            .arg(copies.join("collectdctl"))
             .env("LD_LIBRARY_PATH", &copies)
-            .uid(NOBODY)
-            .gid(NOBODY)
             .current_dir("/");
         self.run_collectdctl(&mut command, args)
     }

@@ -24,6 +24,7 @@ mod registrations;
 mod regressions;
 mod rrd;
 mod signals;
+mod sources;
 mod startup;
 mod storm;
 mod stuck;
