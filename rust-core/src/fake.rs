@@ -83,7 +83,8 @@ impl Daemon for FakeDaemon {
             type_,
         };
         match type_ {
-            "derive" | "total_requests" => Some(vec![source("value", SourceType::Derive)]),
+            "derive" | "total_requests" | "operations" | "errors" | "connections"
+            | "total_time_in_ms" => Some(vec![source("value", SourceType::Derive)]),
             "if_octets" => Some(vec![
                 source("rx", SourceType::Derive),
                 source("tx", SourceType::Derive),

@@ -95,6 +95,14 @@ metrics! {
     Damaged = "journal"/"errors"-"damaged", Derive;
     /// How often the disk of the journal did not answer in time.
     DiskLate = "journal"/"errors"-"late", Derive;
+    /// Values and notifications that were handed to rules.
+    RulesTaken = "rules"/"operations"-"taken", Derive;
+    /// Those that were not, because the rules were too slow.
+    RulesDropped = "rules"/"operations"-"dropped", Derive;
+    /// Calls of handlers that failed or were stopped.
+    RulesFaults = "rules"/"errors"-"handlers", Derive;
+    /// Actions that rules have asked for.
+    RulesActions = "rules"/"operations"-"actions", Derive;
 }
 
 /// Where what is counted comes together.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -337,6 +338,15 @@ impl Monitor {
                 self.metrics.set(Metric::Damaged, damaged);
                 self.metrics.set(Metric::Durable, store.is_durable().into());
             }
+        }
+        let counters = &self.intake.counters;
+        for (metric, counter) in [
+            (Metric::RulesTaken, &counters.taken),
+            (Metric::RulesDropped, &counters.dropped),
+            (Metric::RulesFaults, &counters.faults),
+            (Metric::RulesActions, &counters.actions),
+        ] {
+            self.metrics.set(metric, counter.load(Ordering::Relaxed));
         }
         for values in self.metrics.report() {
             if !self.daemon.dispatch_values(&values) {

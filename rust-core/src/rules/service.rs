@@ -89,8 +89,8 @@ impl Rules {
     pub(crate) fn join(self) {
         self.intake.set(&[]);
         drop(self.stop);
-        // A panic of a thread was reported by the thread.
-        drop(self.thread.join());
+        // It waits for the threads of the rules, too.
+        wait(self.thread, Instant::now() + PATIENCE * 2);
     }
 }
 

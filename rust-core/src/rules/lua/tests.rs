@@ -1,6 +1,8 @@
 use std::fs;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::daemon::{DataSource, DataValue, Severity};
 use crate::fake::FakeDaemon;
@@ -693,6 +695,89 @@ fn what_rules_remember_outlives_their_state() {
         assert_eq!(commands(answers), [(0, round.to_string())]);
         remembered = state.remembered();
         drop(state);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What crosses into Lua arrives as it was, whatever is in it.
+    #[test]
+    fn what_crosses_into_lua_arrives(
+        texts in prop::array::uniform5(any::<String>()),
+        message in any::<String>(),
+        values in prop::collection::vec(any::<f64>(), 1..6),
+    ) {
+        let f = Fixture::new();
+        let mut state = f.file(
+            "local function show(t, rest)
+               return { service = 's', command = table.concat({ t.host, t.plugin, t.plugin_instance, t.type, t.type_instance, rest }, '|') }
+             end
+             return function(t)
+               local words = {}
+               for i = 1, #t.values do words[i] = string.format('%.17g', t.values[i]) end
+               return show(t, #t.values .. ' ' .. table.concat(words, ' '))
+             end, function(t) return show(t, t.message) end",
+        );
+        let [host, plugin, plugin_instance, type_, type_instance] = texts.clone();
+        let sources = series(values.len()).sources.clone();
+        let sample = Subject::Metric(Arc::new(Sample {
+            series: Arc::new(Series {
+                host, plugin, plugin_instance, type_, type_instance, sources,
+                origin: Origin::default(),
+            }),
+            time: UNIX_EPOCH,
+            interval: Duration::from_secs(1),
+            values: values.iter().copied().map(DataValue::Gauge).collect(),
+        }));
+        let command = commands(state.call(&[0], &sample)).pop().unwrap().1;
+        let (names, numbers) = command.rsplit_once('|').unwrap();
+        prop_assert_eq!(names, texts.join("|"));
+        let mut numbers = numbers.split(' ');
+        prop_assert_eq!(numbers.next().unwrap(), values.len().to_string());
+        for (number, value) in numbers.zip(&values) {
+            let number: f64 = number.trim_start_matches('-').parse().unwrap();
+            prop_assert!(number == value.abs() || number.is_nan() && value.is_nan());
+        }
+        let [host, plugin, plugin_instance, type_, type_instance] = texts.clone();
+        let notice = Subject::Notification(Arc::new(Notice {
+            notification: Notification {
+                severity: Severity::Okay,
+                time: UNIX_EPOCH,
+                message: message.clone(),
+                host, plugin, plugin_instance, type_, type_instance,
+            },
+            origin: Origin::default(),
+        }));
+        let command = commands(state.call(&[1], &notice)).pop().unwrap().1;
+        prop_assert_eq!(command, format!("{}|{message}", texts.join("|")));
+    }
+
+    /// A rule file may hold anything, and what a handler returns may be anything.
+    #[test]
+    fn no_file_and_no_answer_does_harm(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "return", "function(t)", "end", "{", "}", "(", ")", "=", ",", "local x", "x", "t", "nil", "1e999",
+                "'a'", "..", "-", "match", "handler", "service", "command", "['for']", "times", "verify", "escalate",
+                "coroutine.wrap", "pcall", "error", "setmetatable", "string.rep", "1", "0", "[", "]", "while true do",
+                "collectd.json_encode", "collectd.dispatch_values", "unpack", "loadstring", "\n", "--[[", "\u{0}",
+            ]),
+            0..40,
+        ),
+    ) {
+        let mut f = Fixture::new();
+        f.limits.instructions = 20_000;
+        f.limits.memory = 4 << 20;
+        let text = words.join(" ");
+        for text in [text.clone(), format!("return function(t) return {text} end")] {
+            let (mut state, broken) = f.load(&[("a", &text), ("b", "return function() return { service = 's', command = 'c' } end")]);
+            prop_assert!(broken.len() <= 1);
+            let all: Vec<usize> = (0..state.handlers().len()).collect();
+            let answers = state.call(&all, &metric(1.0));
+            let last = answers.last().unwrap();
+            prop_assert!(last.1.is_ok(), "{:?}", last);
+        }
     }
 }
 
