@@ -44,10 +44,11 @@ impl Daemon for Collectd {
         fill(&mut c.plugin_instance, &notification.plugin_instance);
         fill(&mut c.type_, &notification.type_);
         fill(&mut c.type_instance, &notification.type_instance);
-        // SAFETY: Every field is set and every text ends in NUL. The daemon copies what it keeps.
-        values::as_own(|| {
-            values::as_monitor(|| unsafe { sys::plugin_dispatch_notification(&raw const c) == 0 })
-        })
+        let dispatch = || {
+            // SAFETY: Every field is set and every text ends in NUL. The daemon copies what it keeps.
+            unsafe { sys::plugin_dispatch_notification(&raw const c) == 0 }
+        };
+        values::as_own(|| values::as_monitor(dispatch))
     }
 
     fn data_sources(&self, type_: &str) -> Option<Vec<DataSource>> {

@@ -79,7 +79,7 @@ impl Side {
         let mut last = None;
         // Handlers are numbered lane by lane.
         for handler in found.iter() {
-            let lane = self.lanes.get(*handler as usize).copied();
+            let lane = self.lanes.get(*handler).copied();
             if let Some(lane) = lane.filter(|lane| last != Some(*lane)) {
                 give(lane);
                 last = Some(lane);

@@ -221,7 +221,7 @@ impl Worker {
         };
         let ids: Vec<usize> = found
             .iter()
-            .filter_map(|number| side.ids.get(*number as usize).copied())
+            .filter_map(|number| side.ids.get(*number).copied())
             .filter(|id| !self.disabled.contains(id))
             .collect();
         let Some(state) = &mut self.state else {
