@@ -130,6 +130,28 @@ pub struct ValueList {
     pub type_instance: String,
 }
 
+/// What the daemon can do with a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Load it.
+    Load,
+    /// Unload it and load it again.
+    Reload,
+    /// Unload it.
+    Unload,
+}
+
+impl Verb {
+    /// Its name in a rule.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Load => "load",
+            Verb::Reload => "reload",
+            Verb::Unload => "unload",
+        }
+    }
+}
+
 /// What the monitor needs of the daemon. All of it may be called from any thread.
 pub trait Daemon: Send + Sync {
     /// Writes one line to the daemon's log.
@@ -154,6 +176,9 @@ pub trait Daemon: Send + Sync {
 
     /// How fast the values of a series change, and gauges as they are; none if the daemon does not know it.
     fn rates(&self, series: &str) -> Option<Vec<f64>>;
+
+    /// Loads, reloads or unloads another plugin, and waits until that is done. Says what has happened, or why not.
+    fn change_plugin(&self, verb: Verb, plugin: &str) -> Result<String, String>;
 
     /// The name of this host as collectd uses it. Final only once configuration is over.
     fn hostname(&self) -> String;

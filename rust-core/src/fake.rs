@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::daemon::{Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList};
+use crate::daemon::{
+    Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList, Verb,
+};
 
 /// A daemon that is not there.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct FakeDaemon {
     syslog: Mutex<Vec<(LogLevel, String)>>,
     notifications: Mutex<Vec<Notification>>,
     values: Mutex<Vec<ValueList>>,
+    changes: Mutex<Vec<(Verb, String)>>,
 }
 
 impl FakeDaemon {
@@ -31,6 +34,7 @@ impl FakeDaemon {
             syslog: Mutex::default(),
             notifications: Mutex::default(),
             values: Mutex::default(),
+            changes: Mutex::default(),
         }
     }
 
@@ -52,6 +56,11 @@ impl FakeDaemon {
     /// The values dispatched so far.
     pub fn values(&self) -> Vec<ValueList> {
         lock(&self.values).clone()
+    }
+
+    /// What was done with plugins so far.
+    pub fn changes(&self) -> Vec<(Verb, String)> {
+        lock(&self.changes).clone()
     }
 
     /// How many log lines hold this text.
@@ -120,6 +129,14 @@ impl Daemon for FakeDaemon {
             _ => f64::NAN,
         };
         Some(self.last_values(series)?.into_iter().map(rate).collect())
+    }
+
+    fn change_plugin(&self, verb: Verb, plugin: &str) -> Result<String, String> {
+        lock(&self.changes).push((verb, plugin.to_owned()));
+        match plugin {
+            "unknown" => Err("There is no such plugin.".to_owned()),
+            _ => Ok(format!("Plugin \"{plugin}\": {} is done.", verb.name())),
+        }
     }
 
     fn hostname(&self) -> String {

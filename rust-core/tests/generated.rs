@@ -7,11 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The functions, data and types of the daemon that the monitor uses. Types that they are made of follow.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 11] = [
     "plugin_dispatch_notification",
     "plugin_dispatch_values",
     "plugin_get_ctx",
     "plugin_get_ds",
+    "plugin_lifecycle_load",
+    "plugin_lifecycle_reload",
+    "plugin_lifecycle_unload",
     "plugin_log",
     "plugin_set_ctx",
     "uc_get_rate_by_name",

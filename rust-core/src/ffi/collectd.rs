@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{os, values};
-use crate::daemon::{Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList};
+use crate::daemon::{
+    Daemon, DataSource, DataValue, LogLevel, Notification, SourceType, ValueList, Verb,
+};
 use crate::sys;
 
 /// The collectd that this library is loaded into.
@@ -117,6 +119,28 @@ impl Daemon for Collectd {
 
     fn rates(&self, series: &str) -> Option<Vec<f64>> {
         cached(series, sys::uc_get_rate_by_name)
+    }
+
+    fn change_plugin(&self, verb: Verb, plugin: &str) -> Result<String, String> {
+        let name = os::c_text(plugin);
+        let mut message: [c_char; 1024] = [0; 1024];
+        let (text, room) = (message.as_mut_ptr(), message.len());
+        let name = name.as_ptr();
+        // SAFETY: The name ends in NUL, there is as much room for the message as is said, and no options are given.
+        // The daemon does this from any thread.
+        let status = unsafe {
+            match verb {
+                Verb::Load => sys::plugin_lifecycle_load(name, ptr::null(), text, room),
+                Verb::Reload => sys::plugin_lifecycle_reload(name, ptr::null(), text, room),
+                // Zero is the default for how long its callbacks are waited for.
+                Verb::Unload => sys::plugin_lifecycle_unload(name, 0, text, room),
+            }
+        };
+        let message = field(&message);
+        match status {
+            0 => Ok(message),
+            _ => Err(message),
+        }
     }
 
     fn hostname(&self) -> String {

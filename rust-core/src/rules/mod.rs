@@ -5,15 +5,21 @@
 //! here can be tested without an interpreter.
 
 pub mod budget;
+pub mod check;
+mod consult;
 pub mod episode;
 mod files;
 mod glob;
 pub(crate) mod intake;
 pub mod lua;
 pub mod matching;
+pub mod record;
+pub mod replay;
 mod result;
 mod service;
+pub mod table;
 pub mod task;
+pub mod tool;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -259,6 +259,8 @@ impl Keeper {
             intake: Arc::clone(&self.intake),
             inputs: self.inputs.clone(),
             shadow: self.settings.shadow,
+            logger: self.logger.clone(),
+            failure: Arc::clone(&self.failure),
         };
         let thread = threads::spawn("monitor-lua", &self.logger, &self.failure, move || {
             Worker::new(parts).run(&orders_out, &queue_out);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+pub use crate::daemon::Verb;
 use crate::settings::Argument;
 
 /// What can be done about a fault.
@@ -27,28 +28,6 @@ pub enum Action {
         /// With which.
         plugin: String,
     },
-}
-
-/// What the daemon can do with a plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    /// Load it.
-    Load,
-    /// Unload it and load it again.
-    Reload,
-    /// Unload it.
-    Unload,
-}
-
-impl Verb {
-    /// Its name in a rule.
-    pub fn name(self) -> &'static str {
-        match self {
-            Verb::Load => "load",
-            Verb::Reload => "reload",
-            Verb::Unload => "unload",
-        }
-    }
 }
 
 impl fmt::Display for Action {

@@ -3,22 +3,26 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, bounded, never, select, Receiver, Sender, TryRecvError};
 use mlua::Function;
 use tracing::{debug, error, info, warn};
 
-use super::episode::{Effect, Ended, Episodes, Moment, Report, Run, Seen, Verdict};
+use super::consult::consult;
+use super::episode::{Effect, Ended, Episodes, Moment, Report, Run, Seen};
 use super::intake::{wanted, Intake};
 use super::lua::{Broken, Environment, LuaState, Plain, Source};
 use super::matching::Index;
 use super::result;
 use super::task::Action;
 use super::{Evaluate, Fault, Handler, Kind, Subject};
-use crate::daemon::{Daemon, Notification, Severity};
+use crate::daemon::{Daemon, Notification, Severity, Verb};
 use crate::engine::{Input, Local, LocalEnd};
-use crate::protocol::Code;
+use crate::logging::Logger;
+use crate::protocol::{Code, Outcome, TaskId};
+use crate::threads::{self, Failure};
 
 /// So many offences within this time, and a handler is disabled.
 const OFFENCES: usize = 10;
@@ -29,6 +33,10 @@ const REFUSAL_ONCE: Duration = Duration::from_secs(600);
 const ENDS: usize = 1024;
 /// How many values are looked at before anything else is.
 const BATCH: usize = 64;
+/// How many plugins are changed at once. The daemon changes one after the other.
+const MAX_CHANGES: usize = 4;
+/// How long a change may hold up the shutdown.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 /// A moment before any that matters.
 const EPOCH: Duration = Duration::from_secs(86_400 * 7);
 
@@ -50,6 +58,8 @@ pub(super) struct Parts {
     pub(super) intake: Arc<Intake>,
     pub(super) inputs: Sender<Input>,
     pub(super) shadow: bool,
+    pub(super) logger: Logger,
+    pub(super) failure: Arc<Failure>,
 }
 
 /// Which handlers of a kind want something.
@@ -87,6 +97,8 @@ pub(super) struct Worker {
     refusals: HashMap<(Arc<str>, u32), Instant>,
     ends: (Sender<LocalEnd>, Receiver<LocalEnd>),
     started: Instant,
+    /// The threads that have the daemon change a plugin.
+    changes: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -105,12 +117,18 @@ impl Worker {
             refusals: HashMap::new(),
             ends: bounded(ENDS),
             started: Instant::now(),
+            changes: Vec::new(),
             parts,
         }
     }
 
     /// Works until nobody gives orders any more.
     pub(super) fn run(mut self, orders: &Receiver<Order>, queue: &Receiver<Subject>) {
+        self.work(orders, queue);
+        self.stop();
+    }
+
+    fn work(&mut self, orders: &Receiver<Order>, queue: &Receiver<Subject>) {
         let ends = self.ends.1.clone();
         loop {
             match orders.try_recv() {
@@ -227,69 +245,27 @@ impl Worker {
         let Some(state) = &mut self.state else {
             return;
         };
-        let answers = state.call(&ids, subject);
-        if answers.is_empty() && self.episodes.is_empty() {
-            return;
-        }
-        self.follow_up(&ids, answers, subject);
-    }
-
-    /// Tells the episodes what the handlers said.
-    fn follow_up(
-        &mut self,
-        ids: &[usize],
-        answers: Vec<super::Answer<Function>>,
-        subject: &Subject,
-    ) {
-        let series = subject.identifier();
-        let now = self.now();
-        let seen = Seen {
-            measured: self.measured(subject, now),
-            now,
-            interval: subject.interval(),
-        };
-        let mut answers: HashMap<usize, _> = answers.into_iter().collect();
-        for id in ids {
-            let Some(name) = self.names.get(*id).map(Arc::clone) else {
-                continue;
-            };
-            let task = match answers.remove(id) {
-                None => None,
-                Some(Ok(task)) => Some(task),
-                Some(Err(fault)) => {
-                    self.offence(*id, &name, &fault);
-                    continue;
-                }
-            };
-            let ask = self.episodes.ask(&name, &series);
-            let (clear, check) = (ask.clear.cloned(), ask.check.cloned());
-            let mut verdict = Verdict {
-                task,
-                ..Verdict::default()
-            };
-            let questions = [(clear, &mut verdict.clear), (check, &mut verdict.check)];
-            let mut faults = Vec::new();
-            for (function, answer) in questions {
-                if let (Some(function), Some(state)) = (function, &mut self.state) {
-                    match state.ask(&function, subject) {
-                        Ok(is_so) => *answer = Some(is_so),
-                        Err(fault) => faults.push(fault),
-                    }
-                }
+        let now = EPOCH + self.started.elapsed();
+        let daemon = &self.parts.environment.daemon;
+        let faults = consult(
+            state,
+            &ids,
+            &self.names,
+            subject,
+            || Seen {
+                measured: measured(&**daemon, subject, now),
+                now,
+                interval: subject.interval(),
+            },
+            &mut self.episodes,
+            &mut self.effects,
+        );
+        for (id, fault) in faults {
+            if let Some(name) = self.names.get(id).map(Arc::clone) {
+                self.offence(id, &name, &fault);
             }
-            for fault in faults {
-                self.offence(*id, &name, &fault);
-            }
-            self.episodes
-                .evaluate(&name, &series, seen, verdict, &mut self.effects);
         }
         self.carry_out();
-    }
-
-    /// When something was measured, on the clock of episodes.
-    fn measured(&self, subject: &Subject, now: Moment) -> Moment {
-        let age = self.daemon().now().duration_since(subject.time());
-        now.saturating_sub(age.unwrap_or_default())
     }
 
     fn tick(&mut self) {
@@ -339,9 +315,7 @@ impl Worker {
                 }
                 (service.clone(), command.clone(), params.clone())
             }
-            Action::Plugin { .. } => {
-                return Err("this version leaves plugins as they are".to_owned());
-            }
+            Action::Plugin { verb, plugin } => return self.change_plugin(run, *verb, plugin),
         };
         if self.runs.len() >= ENDS {
             return Err("too many commands are waiting".to_owned());
@@ -366,6 +340,63 @@ impl Worker {
         debug!(%rule, %series, "asks for: {action}");
         self.runs.insert(run.id, run.clone());
         Ok(())
+    }
+
+    /// Has the daemon do something with a plugin. That takes its time, so somebody else waits for it.
+    fn change_plugin(&mut self, run: &Run, verb: Verb, plugin: &str) -> Result<(), String> {
+        if plugin == "monitor" {
+            return Err("a rule cannot change the plugin that it runs in".to_owned());
+        }
+        self.changes.retain(|thread| !thread.is_finished());
+        if self.changes.len() >= MAX_CHANGES || self.runs.len() >= ENDS {
+            return Err("too many plugins are being changed".to_owned());
+        }
+        let daemon = Arc::clone(&self.parts.environment.daemon);
+        let (id, reply, plugin) = (run.id, self.ends.0.clone(), plugin.to_owned());
+        let change = move || {
+            let (code, message) = match daemon.change_plugin(verb, &plugin) {
+                Ok(message) => (Code::Exit(0), message),
+                Err(message) => (Code::Exit(1), message),
+            };
+            let outcome = Outcome {
+                task: TaskId::from(id),
+                request: None,
+                reply: None,
+                message,
+                errors: String::new(),
+                code,
+                at: daemon.now(),
+            };
+            // There is room for every end; without a worker, nobody wants to know.
+            drop(reply.try_send(LocalEnd { run: id, outcome }));
+        };
+        let (logger, failure) = (&self.parts.logger, &self.parts.failure);
+        let thread = threads::spawn("monitor-plugin", logger, failure, change)
+            .map_err(|error| format!("there is no thread for it: {error}"))?;
+        self.changes.push(thread);
+        self.parts
+            .intake
+            .counters
+            .actions
+            .fetch_add(1, Ordering::Relaxed);
+        self.runs.insert(run.id, run.clone());
+        Ok(())
+    }
+
+    /// Joins the threads that change plugins. One that waits for the daemon, which may be waiting for us, ends when it
+    /// can: its code stays mapped.
+    fn stop(self) {
+        let deadline = Instant::now() + CHANGE_PATIENCE;
+        for thread in self.changes {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            match thread.is_finished() {
+                // A panic of a thread was reported by the thread.
+                true => drop(thread.join()),
+                false => warn!("the change of a plugin is not waited for"),
+            }
+        }
     }
 
     /// An action has ended, or was refused.
@@ -455,4 +486,10 @@ impl Worker {
         error!(rule = %name, "{why}");
         self.notify(Severity::Failure, name, why);
     }
+}
+
+/// When something was measured, on the clock of episodes.
+fn measured(daemon: &dyn Daemon, subject: &Subject, now: Moment) -> Moment {
+    let age = daemon.now().duration_since(subject.time());
+    now.saturating_sub(age.unwrap_or_default())
 }

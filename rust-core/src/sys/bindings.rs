@@ -16,6 +16,7 @@ pub type notification_meta_type_e = ::core::ffi::c_uint;
 pub type notification_meta_t = notification_meta_s;
 pub type notification_t = notification_s;
 pub type plugin_ctx_t = plugin_ctx_s;
+pub type plugin_on_failure_t = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct oconfig_value_s {
@@ -100,6 +101,18 @@ pub struct plugin_ctx_s {
 pub struct plugin_source_t {
     pub plugin: *const ::core::ffi::c_char,
     pub foreign: bool,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct plugin_load_options_t {
+    pub config: *const ::core::ffi::c_char,
+    pub configfile: *const ::core::ffi::c_char,
+    pub interval: cdtime_t,
+    pub flush_interval: cdtime_t,
+    pub flush_timeout: cdtime_t,
+    pub globals: ::core::ffi::c_int,
+    pub timeout: cdtime_t,
+    pub on_failure: plugin_on_failure_t,
 }
 pub const DATA_MAX_NAME_LEN: u32 = 128;
 pub const OCONFIG_TYPE_STRING: u32 = 0;
@@ -361,6 +374,43 @@ const _: () = {
         "Offset of field: plugin_source_t::foreign",
     ][::core::mem::offset_of!(plugin_source_t, foreign) - 8usize];
 };
+pub const plugin_on_failure_t_PLUGIN_ON_FAILURE_DEFAULT: plugin_on_failure_t = 0;
+pub const plugin_on_failure_t_PLUGIN_ON_FAILURE_QUARANTINE: plugin_on_failure_t = 1;
+pub const plugin_on_failure_t_PLUGIN_ON_FAILURE_UNLOAD: plugin_on_failure_t = 2;
+pub const plugin_on_failure_t_PLUGIN_ON_FAILURE_SHUTDOWN: plugin_on_failure_t = 3;
+#[allow(clippy::unnecessary_operation, clippy::identity_op, reason = "generated")]
+const _: () = {
+    [
+        "Size of plugin_load_options_t",
+    ][::core::mem::size_of::<plugin_load_options_t>() - 64usize];
+    [
+        "Alignment of plugin_load_options_t",
+    ][::core::mem::align_of::<plugin_load_options_t>() - 8usize];
+    [
+        "Offset of field: plugin_load_options_t::config",
+    ][::core::mem::offset_of!(plugin_load_options_t, config) - 0usize];
+    [
+        "Offset of field: plugin_load_options_t::configfile",
+    ][::core::mem::offset_of!(plugin_load_options_t, configfile) - 8usize];
+    [
+        "Offset of field: plugin_load_options_t::interval",
+    ][::core::mem::offset_of!(plugin_load_options_t, interval) - 16usize];
+    [
+        "Offset of field: plugin_load_options_t::flush_interval",
+    ][::core::mem::offset_of!(plugin_load_options_t, flush_interval) - 24usize];
+    [
+        "Offset of field: plugin_load_options_t::flush_timeout",
+    ][::core::mem::offset_of!(plugin_load_options_t, flush_timeout) - 32usize];
+    [
+        "Offset of field: plugin_load_options_t::globals",
+    ][::core::mem::offset_of!(plugin_load_options_t, globals) - 40usize];
+    [
+        "Offset of field: plugin_load_options_t::timeout",
+    ][::core::mem::offset_of!(plugin_load_options_t, timeout) - 48usize];
+    [
+        "Offset of field: plugin_load_options_t::on_failure",
+    ][::core::mem::offset_of!(plugin_load_options_t, on_failure) - 56usize];
+};
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub union oconfig_value_s__bindgen_ty_1 {
@@ -399,6 +449,24 @@ unsafe extern "C" {
     pub fn plugin_get_ds(name: *const ::core::ffi::c_char) -> *const data_set_t;
     pub fn plugin_get_ctx() -> plugin_ctx_t;
     pub fn plugin_set_ctx(ctx: plugin_ctx_t) -> plugin_ctx_t;
+    pub fn plugin_lifecycle_load(
+        name: *const ::core::ffi::c_char,
+        opts: *const plugin_load_options_t,
+        msg: *mut ::core::ffi::c_char,
+        msg_size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn plugin_lifecycle_unload(
+        name: *const ::core::ffi::c_char,
+        timeout: cdtime_t,
+        msg: *mut ::core::ffi::c_char,
+        msg_size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn plugin_lifecycle_reload(
+        name: *const ::core::ffi::c_char,
+        opts: *const plugin_load_options_t,
+        msg: *mut ::core::ffi::c_char,
+        msg_size: usize,
+    ) -> ::core::ffi::c_int;
     pub fn uc_get_rate_by_name(
         name: *const ::core::ffi::c_char,
         ret_values: *mut *mut gauge_t,

@@ -10,13 +10,14 @@ use clap_mangen::roff::{bold, roman, Roff};
 use clap_mangen::Man;
 
 use crate::output::{complain, Status, STATUSES};
-use crate::{list, ping, send_command, Cli};
+use crate::{list, ping, rules, send_command, Cli};
 
 /// What the manual page of a subcommand shows beside its arguments: indented lines are commands.
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("send-command", send_command::EXAMPLES),
     ("ping", ping::EXAMPLES),
     ("list", list::EXAMPLES),
+    ("rules", rules::EXAMPLES),
 ];
 
 /// Writes manual pages and completions of shells into a directory.

@@ -9,6 +9,7 @@ mod hosts;
 mod list;
 mod output;
 mod ping;
+mod rules;
 mod send_command;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ enum Action {
     SendCommand(Box<send_command::SendCommand>),
     Ping(Box<ping::Ping>),
     List(Box<list::List>),
+    Rules(rules::Rules),
     #[command(hide = true)]
     Generate(generate::Generate),
 }
@@ -39,6 +41,7 @@ impl Action {
             Action::SendCommand(arguments) => arguments.run(),
             Action::Ping(arguments) => arguments.run(),
             Action::List(arguments) => arguments.run(),
+            Action::Rules(arguments) => arguments.run(),
             Action::Generate(arguments) => arguments.run(),
         }
     }

@@ -299,7 +299,7 @@ impl Evaluate for LuaState {
 
 impl LuaState {
     fn task(&self, id: usize, value: Value) -> Result<Task<Function>, Fault> {
-        let (task, unknown) = task::read(value).map_err(Fault::Failed)?;
+        let (task, unknown) = task::read(&value).map_err(Fault::Failed)?;
         for key in unknown {
             let mut known = self.inner.unknown.borrow_mut();
             if known.len() < 1024 && known.insert((id, key.clone())) {

@@ -336,8 +336,10 @@ fn a_handler_that_fails_leaves_the_others_alone() {
     );
     assert_eq!(told[1], (1, String::new()));
     assert_eq!(told[2].1, "a table");
-    assert!(told[3].1.contains("not a table with service and command"));
-    assert!(told[4].1.contains("the task's service is a nil"));
+    assert!(told[3].1.contains("the task: must be a table or nil, not"));
+    assert!(told[4]
+        .1
+        .contains("the task: has neither service and command"));
     assert_eq!(told[5].1, "plain");
 }
 
@@ -373,24 +375,79 @@ fn a_task_may_say_more() {
 fn what_is_wrong_in_a_task_is_named() {
     let f = Fixture::new();
     for (rest, why) in [
-        ("['for'] = 'soon'", "the task's for is not a time"),
-        ("['for'] = -1", "the task's for is not a time"),
-        ("times = '6/5'", "the task's times is not such as"),
-        ("times = 0", "the task's times is not such as"),
-        ("clear = 1", "the task's clear is no function"),
-        ("max_per_hour = 0.5", "the task's max_per_hour is not"),
-        ("verify = { within = 1, chek = 1 }", "has the key chek"),
+        ("['for'] = 'soon'", "for: must be a time such as"),
+        ("['for'] = -1", "for: must be a time from nothing"),
+        ("times = '6/5'", "times: must be such as"),
+        ("times = 0", "times: must be such as"),
+        ("clear = 1", "clear: must be a function, not 1"),
+        ("max_per_hour = 0.5", "max_per_hour: must be a whole number"),
+        (
+            "verify = { within = 1, chek = 1 }",
+            "verify.chek: means nothing",
+        ),
         (
             "escalate = { { service = 's' } }",
-            "the task's command is a nil",
+            "escalate[1]: has a service, but no command",
         ),
-        ("dry_run = 'yes'", "the task's dry_run is neither"),
-        ("params = { a = 1.5 }", "params.a is not a whole number"),
-        ("host = 5", "the task's host is no text"),
+        ("dry_run = 'yes'", "dry_run: must be true or false"),
+        ("params = { a = 1.5 }", "params.a: must be a string"),
+        ("host = 5", "host: must be a string, not 5"),
+        (
+            "host = ('x'):rep(5000)",
+            "host: must be a string, not a string of 5000 bytes",
+        ),
+        (
+            "host = '\\255'",
+            "host: must be a string, not a string that is not UTF-8",
+        ),
+        (
+            "params = { a = coroutine.create(print) }",
+            "params.a: must be a string, a whole number, true or false, not a thread",
+        ),
+        ("[{}] = 1", "the task: has the key a table that is too deep"),
     ] {
         let code = format!("return {{ service = 's', command = 'c', {rest} }}");
         let told = f.fault(&code).to_string();
         assert!(told.contains(why), "{rest}: {told}");
+    }
+}
+
+#[test]
+fn a_task_of_any_size_and_shape_is_bounded() {
+    let f = Fixture::new();
+    for (code, why) in [
+        (
+            "local t = { service = 's', command = 'c' } t.escalate = t return t",
+            "escalate[1].escalate: means nothing here",
+        ),
+        (
+            "local t = { service = 's', command = 'c' } t.params = t return t",
+            "params.params: must be a string",
+        ),
+        (
+            "local t = { service = 's', command = 'c' } t.escalate = { t, t } return t",
+            "escalate[1].escalate: means nothing",
+        ),
+        (
+            "local t = {} t[t] = t return t",
+            "the task: has the key a table that is too deep",
+        ),
+        (
+            "local t = {} for i = 1, 100000 do t[i] = i end return t",
+            "returned a table of more than 1000 values",
+        ),
+        (
+            "local t = { service = 's', command = 'c' } for i = 1, 30 do t = { t, t } end return t",
+            "the task: has the key 1, but keys must be names",
+        ),
+        (
+            "return setmetatable({}, { __index = function() error('asked') end })",
+            "has neither service and command",
+        ),
+    ] {
+        let told = f.fault(code).to_string();
+        assert!(told.contains(why), "{code}: {told}");
+        assert!(told.len() < 10_000);
     }
 }
 
