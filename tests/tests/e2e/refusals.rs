@@ -255,7 +255,7 @@ fn a_configuration_file_that_cannot_be_used_is_refused() {
     for (file, parts) in [
         (&missing, ["missing.conf", ""]),
         (&directory, ["directory.conf", ""]),
-        (&foreign, ["memory", ""]),
+        (&foreign, ["foreign.conf", "line 1"]),
         (&broken, ["broken.conf", "line 3"]),
     ] {
         let file = file.display().to_string();
@@ -272,18 +272,18 @@ fn a_configuration_file_that_cannot_be_used_is_refused() {
 #[test]
 fn a_configuration_of_something_else_is_refused() {
     let daemon = daemon_with_memory().start();
-    for (config, named) in [
-        ("<Plugin memory>\nValuesAbsolute false\n</Plugin>", "memory"),
+    for (config, place) in [
+        ("<Plugin memory>\nValuesAbsolute false\n</Plugin>", "line 1"),
         (
             "<Plugin cpu>\nReportByCpu true\n</Plugin>\nLoadPlugin load",
-            "load",
+            "line 4",
         ),
         (
             "<Plugin cpu>\nReportByCpu true\n</Plugin>\nHostname \"other\"",
-            "Hostname",
+            "line 4",
         ),
     ] {
-        assert_refused_without_effect(&daemon, &[named], || {
+        assert_refused_without_effect(&daemon, &["`config'", place], || {
             daemon.load("cpu", &[("config", config)])
         });
         daemon.assert_gone("cpu");
