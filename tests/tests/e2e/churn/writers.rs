@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use collectd_live_tests::{eventually, Daemon};
+use collectd_live_tests::{eventually, Daemon, Variant};
 use rustix::net::{bind, getsockname, socket, AddressFamily, SocketType};
 
 use super::{assert_no_trace, configure_in_part, DEADLINE, FEW};
@@ -135,6 +135,24 @@ fn syslog_leaves_no_trace() {
         assert!(!text.contains("nosuch"), "not for syslog only:\n{text}");
         configure_in_part(daemon, "syslog", "NotifyLevel nosuch");
     });
+}
+
+/// Proves that the C library does not keep the name that `syslog` has given it:
+/// others may use syslog(3) when the plugin is gone.
+#[test]
+fn syslog_takes_its_name_along() {
+    let daemon = Daemon::builder(Variant::Asan)
+        .available("syslog")
+        .load_plugin("talkative")
+        .start();
+    daemon.load("syslog", &[]).expect_ok();
+    daemon.unload("syslog").expect_ok();
+    daemon.assert_gone("syslog");
+    daemon
+        .ctl("PUTNOTIF severity=okay time=1 message=\"Still here.\"")
+        .expect_ok();
+    daemon.assert_alive();
+    daemon.stop();
 }
 
 /// Proves that `write_log` can come and go for ever, with values to write.
