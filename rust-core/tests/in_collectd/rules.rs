@@ -104,12 +104,14 @@ fn rules_of_every_shape_see_values_and_notifications() {
             "b.lua",
             "local told = false
              return { count = function(t)
+               if t.plugin == 'seqread' then
+                 collectd.dispatch_values({ plugin = 'ruled', type = 'gauge', values = t.values })
+               end
                if seen and seen >= 3 and not told then
                  told = true
                  collectd.log_info('shared: ' .. seen)
                  collectd.log_info('last: ' .. collectd.last_values(t)[1] .. ' ' .. collectd.rates(t)[1])
                  collectd.dispatch_notification({ severity = NOTIF_WARNING, plugin = 'test', message = 'own' })
-                 collectd.dispatch_values({ plugin = 'ruled', type = 'gauge', values = { 42 } })
                end
                if t.plugin == 'ruled' then collectd.log_error('an own value came back') end
              end }, { any = function(t)
