@@ -166,7 +166,10 @@ mod tests {
             let mut tried = 0;
             for input in inputs {
                 let path = input.expect("an input").path();
-                target(&fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+                let input = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                // Shown where it fails.
+                eprintln!("{}", path.display());
+                target(&input);
                 tried += 1;
             }
             assert!(tried > 0, "{name}");

@@ -20,6 +20,7 @@ pub mod fuzz;
 mod json;
 pub mod logging;
 pub mod metrics;
+pub mod migrate;
 pub mod monitor;
 pub mod protocol;
 pub mod remote;

@@ -197,6 +197,11 @@ impl Log {
         }
     }
 
+    /// How many times a half took over.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What the file holds, where it is only memory.
     pub(super) fn memory(&self) -> &[u8] {
         match &self.medium {

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod connection;
 mod lifecycle;
+mod migrate;
 mod panics;
 mod rules;
 mod settings;

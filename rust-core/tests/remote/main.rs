@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod commands;
 mod connection;
+mod documents;
 mod fleet;
 mod version5;
 
@@ -61,6 +62,7 @@ const SERVICES: &str = r#"{
     "host": { "commands": {
         "check": "echo x > DIR/ran; test ! -e DIR/broken",
         "stay": "echo x > DIR/stays; until test -e DIR/go; do sleep 0.05; done" } },
+    "web": { "commands": { "status": "echo up", "restart": "echo restarted" } },
     "talk": { "commands": { "both": "echo out; echo error >&2; exit 2" } },
     "turns": { "commands": {
         "take": "echo begin >> DIR/turns; sleep 0.2; echo end >> DIR/turns",

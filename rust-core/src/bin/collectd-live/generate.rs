@@ -10,14 +10,15 @@ use clap_mangen::roff::{bold, roman, Roff};
 use clap_mangen::Man;
 
 use crate::output::{complain, Status, STATUSES};
-use crate::{list, ping, rules, send_command, Cli};
+use crate::{list, migrate, ping, rules, send_command, Cli};
 
 /// What the manual page of a subcommand shows beside its arguments: indented lines are commands.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("send-command", send_command::EXAMPLES),
     ("ping", ping::EXAMPLES),
     ("list", list::EXAMPLES),
     ("rules", rules::EXAMPLES),
+    ("migrate", migrate::EXAMPLES),
 ];
 
 /// Writes manual pages and completions of shells into a directory.
@@ -44,10 +45,16 @@ fn write(directory: &Path) -> io::Result<()> {
     let mut cli = Cli::command();
     cli.build();
     pages(&cli, "", directory)?;
-    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+    for shell in [Shell::Fish, Shell::Zsh] {
         generate_to(shell, &mut Cli::command(), "collectd-live", directory)?;
     }
-    Ok(())
+    let path = generate_to(Shell::Bash, &mut Cli::command(), "collectd-live", directory)?;
+    // clap_complete (clap issue 6421) spells the states of a program with a hyphen in two ways.
+    let script = fs::read_to_string(&path)?;
+    fs::write(
+        path,
+        script.replace("collectd__subcmd__live__", "collectd__live__"),
+    )
 }
 
 fn is_shown(command: &Command) -> bool {
@@ -61,6 +68,7 @@ fn pages(command: &Command, path: &str, directory: &Path) -> io::Result<()> {
         .unwrap_or_else(|| command.get_name());
     let man = Man::new(command.clone())
         .title(name.to_owned())
+        .source(concat!("collectd-live ", env!("CARGO_PKG_VERSION")))
         .manual("collectd-live");
     let mut page = Vec::new();
     man.render_title(&mut page)?;

@@ -7,6 +7,7 @@ mod fleet;
 mod generate;
 mod hosts;
 mod list;
+mod migrate;
 mod output;
 mod ping;
 mod rules;
@@ -31,6 +32,7 @@ enum Action {
     Ping(Box<ping::Ping>),
     List(Box<list::List>),
     Rules(rules::Rules),
+    Migrate(migrate::Migrate),
     #[command(hide = true)]
     Generate(generate::Generate),
 }
@@ -42,6 +44,7 @@ impl Action {
             Action::Ping(arguments) => arguments.run(),
             Action::List(arguments) => arguments.run(),
             Action::Rules(arguments) => arguments.run(),
+            Action::Migrate(arguments) => arguments.run(),
             Action::Generate(arguments) => arguments.run(),
         }
     }
