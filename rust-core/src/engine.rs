@@ -20,14 +20,14 @@ use tracing::{error, info, warn};
 
 use crate::arbiter::{Arbiter, Claim, Refusal, Ticket};
 use crate::boundary::{self, Boundary};
-use crate::clock::parse_iso8601;
+use crate::clock::{iso8601, parse_iso8601};
 use crate::metrics::{Metric, Metrics};
 use crate::protocol::{Code, Content, Digest, Message, Outcome, Reply, TaskId, PING};
 use crate::runner::{End, Event, Job, Report, Runner};
 use crate::settings::{Argument, CommandSpec, Freshness, Program, ServicesSource};
-use crate::store::{Earlier, Number, Origin, Progress, Seen, Store, Syncer};
+use crate::store::{Earlier, Hold, Number, Origin, Progress, Seen, Store, Syncer};
 use crate::trust::audit::{By, Decision};
-use crate::trust::{self, Authority, Trust};
+use crate::trust::{self, Authority, Signed, Trust};
 
 /// How long the runner may take to end its commands when the monitor stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -427,6 +427,35 @@ impl Engine {
                 let refused = Refused::new(Code::NotImplemented, why);
                 self.decline(task, request, refused, decision, &delivery);
             }
+            Content::Hold { .. } | Content::Release => {
+                let hold = match content {
+                    Content::Hold { seconds, reason } => Some((seconds, reason)),
+                    _ => None,
+                };
+                let result = self
+                    .check_age(timestamp.as_deref(), &delivery)
+                    .and_then(|()| self.hold_or_release(&authority, hold));
+                match result {
+                    Ok(message) => {
+                        self.parts.trust.record(&decision, now);
+                        let origin = Origin {
+                            signed: signed(&authority),
+                            reply: delivery.reply.as_ref(),
+                        };
+                        let number = self.store().accept(&task, key, "", "", now, origin);
+                        let reply = delivery.reply.clone();
+                        let outcome = self.outcome(task, request, reply, Code::Exit(0), &message);
+                        self.store().finish(number, &outcome);
+                        (self.parts.outputs)(Output::Result(number, outcome));
+                        self.when_on_disk(Then::Acknowledge(delivery.token));
+                        self.start();
+                    }
+                    Err(refused) => {
+                        self.burn(seen, &authority);
+                        self.decline(task, request, refused, decision, &delivery);
+                    }
+                }
+            }
             Content::Command {
                 service, command, ..
             } if (service.as_str(), command.as_str()) == PING => {
@@ -446,13 +475,9 @@ impl Engine {
                 match admitted {
                     Ok((claim, spec, program)) => {
                         self.parts.trust.record(&decision, now);
-                        let signed = match &authority {
-                            Authority::Key(signed) => Some(&**signed),
-                            Authority::Local | Authority::Unsigned => None,
-                        };
                         let reply = delivery.reply;
                         let origin = Origin {
-                            signed,
+                            signed: signed(&authority),
                             reply: reply.as_ref(),
                         };
                         let number = self
@@ -481,6 +506,71 @@ impl Engine {
                         self.decline(task, request, refused, decision, &delivery);
                     }
                 }
+            }
+        }
+    }
+
+    /// Holds recovery actions, or goes on with them. Says what has come of it.
+    fn hold_or_release(
+        &mut self,
+        authority: &Authority,
+        hold: Option<(u64, String)>,
+    ) -> Result<String, Refused> {
+        let Some(signed) = signed(authority) else {
+            return Err(Refused::new(Code::Unsigned, "A hold must be signed."));
+        };
+        let targets = signed.targets.join(", ");
+        let Some((seconds, reason)) = hold else {
+            let mut released = false;
+            for target in &signed.targets {
+                released |= self.store().release(target, &signed.kid);
+            }
+            warn!(by = signed.kid, targets, "recovery is released");
+            let still = self.held();
+            return Ok(match (released, still) {
+                (_, Err(Refused { why, .. })) => format!("Released for {targets}. {why}"),
+                (true, Ok(())) => format!("Released for {targets}."),
+                (false, Ok(())) => format!("There was no hold for {targets}."),
+            });
+        };
+        let now = (self.parts.clock)();
+        let until = now + Duration::from_secs(seconds);
+        for target in &signed.targets {
+            self.store().hold(Hold {
+                target: target.clone(),
+                until: until
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs(),
+                by: signed.kid.clone(),
+                reason: reason.clone(),
+            });
+        }
+        let until = iso8601(until);
+        warn!(
+            by = signed.kid,
+            targets, until, reason, "recovery is on hold"
+        );
+        Ok(format!("On hold for {targets} until {until}."))
+    }
+
+    /// Whether recovery actions may be started.
+    fn held(&self) -> Result<(), Refused> {
+        let now = (self.parts.clock)();
+        match self.store().held(now) {
+            None => Ok(()),
+            Some(hold) => {
+                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(hold.until);
+                Err(Refused::new(
+                    Code::Held,
+                    format!(
+                        "Recovery is on hold for {} until {}, as {} has asked for: {}",
+                        hold.target,
+                        iso8601(until),
+                        hold.by,
+                        hold.reason
+                    ),
+                ))
             }
         }
     }
@@ -640,6 +730,7 @@ impl Engine {
                 "A task with this id is running.",
             ));
         }
+        self.held()?;
         let services = self.parts.services.current().ok_or_else(|| {
             Refused::new(Code::NoServices, "There is no configuration of services.")
         })?;
@@ -704,6 +795,12 @@ impl Engine {
 
     /// Refuses what has waited for too long, and what may not run any more.
     fn expire(&mut self) {
+        if let Err(Refused { code, why }) = self.held() {
+            for task in self.arbiter.withdraw(|_| true) {
+                warn!(task = %task.id, service = task.service, command = task.command, "refused: {why}");
+                self.withdrawn(task, code, &why);
+            }
+        }
         let now = (self.parts.clock)();
         let trust = Arc::clone(&self.parts.trust);
         let permitted = |task: &Task| {
@@ -1025,6 +1122,14 @@ impl Engine {
         let outcome = self.outcome(task, request, delivery.reply.clone(), code, message);
         let number = self.store().answer(&outcome);
         (self.parts.outputs)(Output::Result(number, outcome));
+    }
+}
+
+/// The envelope of a message, if it came in one.
+fn signed(authority: &Authority) -> Option<&Signed> {
+    match authority {
+        Authority::Key(signed) => Some(signed),
+        Authority::Local | Authority::Unsigned => None,
     }
 }
 

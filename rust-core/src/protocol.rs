@@ -157,6 +157,15 @@ pub enum Content {
     },
     /// To take a new collectd.conf. Its text may hold secrets and is not kept.
     Configuration,
+    /// To hold recovery actions.
+    Hold {
+        /// For how many seconds.
+        seconds: u64,
+        /// Why, for whoever asks.
+        reason: String,
+    },
+    /// To end the hold.
+    Release,
 }
 
 /// A message that was understood.
@@ -213,6 +222,15 @@ impl Message {
             // Text, numbers and booleans can always be written, and are in the order of their names.
             part(serde_json::to_string(arguments).ok().as_deref());
         }
+        match &self.content {
+            Content::Command { .. } | Content::Configuration => {}
+            Content::Hold { seconds, reason } => {
+                part(Some("hold"));
+                part(Some(&seconds.to_string()));
+                part(Some(reason));
+            }
+            Content::Release => part(Some("release")),
+        }
         let [half, _] = halves(hash.finish());
         Key(half)
     }
@@ -264,9 +282,12 @@ impl Message {
                 arguments: fields.arguments.unwrap_or_default(),
             },
             (None, None, true) => Content::Configuration,
+            (None, None, false) if fields.hold.is_some() => fields.hold.unwrap_or(Content::Release),
             (Some(_), None, _) => return Err(fail("it has a service, but no command")),
             (None, Some(_), _) => return Err(fail("it has a command, but no service")),
-            (None, None, false) => return Err(fail("it has neither a command nor a config")),
+            (None, None, false) => {
+                return Err(fail("it has neither a command nor a config"));
+            }
         };
         Ok(Self {
             task,
@@ -285,6 +306,7 @@ struct Fields<'a> {
     command: Option<String>,
     arguments: Option<BTreeMap<String, Argument>>,
     has_config: bool,
+    hold: Option<Content>,
     problem: Option<&'static str>,
 }
 
@@ -315,6 +337,19 @@ impl<'a> Fields<'a> {
                 }
                 twice
             }
+            "hold" => match hold(value) {
+                Some(hold) => self.hold.replace(hold).is_some(),
+                None => {
+                    self.problem = Some("its hold has not seconds from 1 to 2592000, and a reason");
+                    false
+                }
+            },
+            "release" => {
+                if value.get() != "true" {
+                    self.problem = Some("its release is not true");
+                }
+                self.hold.replace(Content::Release).is_some()
+            }
             _ => false,
         };
         if twice {
@@ -337,6 +372,60 @@ impl<'a> Fields<'a> {
             }
         }
     }
+}
+
+/// The longest hold: thirty days.
+pub const MAX_HOLD: u64 = 30 * 86_400;
+/// The longest reason of a hold, in bytes.
+const MAX_HOLD_REASON: usize = 256;
+
+fn hold(value: &RawValue) -> Option<Content> {
+    let (mut seconds, mut reason) = (None, None);
+    for (name, value) in json::entries(value.get()).ok()? {
+        let twice = match name.as_str() {
+            "seconds" => seconds
+                .replace(serde_json::from_str::<u64>(value.get()).ok()?)
+                .is_some(),
+            "reason" => reason
+                .replace(serde_json::from_str::<String>(value.get()).ok()?)
+                .is_some(),
+            _ => true,
+        };
+        if twice {
+            return None;
+        }
+    }
+    let (seconds, reason) = (seconds?, reason?);
+    let good = (1..=MAX_HOLD).contains(&seconds) && reason.len() <= MAX_HOLD_REASON;
+    good.then_some(Content::Hold { seconds, reason })
+}
+
+#[derive(Serialize)]
+struct HoldWire<'a> {
+    task_id: &'a RawValue,
+    timestamp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<HoldOf<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct HoldOf<'a> {
+    seconds: u64,
+    reason: &'a str,
+}
+
+/// A hold for so many seconds and with a reason, or the end of one, as a sender writes it.
+pub fn hold_to_json(task: &TaskId, hold: Option<(u64, &str)>, now: SystemTime) -> String {
+    let wire = HoldWire {
+        task_id: &task.raw,
+        timestamp: iso8601(now),
+        hold: hold.map(|(seconds, reason)| HoldOf { seconds, reason }),
+        release: hold.is_none().then_some(true),
+    };
+    // Strings and numbers can always be written.
+    serde_json::to_string(&wire).unwrap_or_default()
 }
 
 /// Reads the parameters of a message; none if there is anything else among them.
@@ -659,6 +748,35 @@ mod tests {
 
     fn parse(text: &str) -> Result<Message, Unreadable> {
         Message::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_hold_is_read_as_it_is_written() {
+        let now = UNIX_EPOCH;
+        let text = hold_to_json(&7.into(), Some((60, "we \"move\"")), now);
+        let Content::Hold { seconds, reason } = parse(&text).unwrap().content else {
+            panic!("{text}")
+        };
+        assert_eq!((seconds, reason.as_str()), (60, "we \"move\""));
+        let release = parse(&hold_to_json(&7.into(), None, now)).unwrap();
+        assert_eq!(release.content, Content::Release);
+        assert_ne!(release.key(), parse(&text).unwrap().key());
+        for wrong in [
+            r#""hold":{}"#,
+            r#""hold":{"seconds":0,"reason":""}"#,
+            r#""hold":{"seconds":2592001,"reason":""}"#,
+            r#""hold":{"seconds":1.5,"reason":""}"#,
+            r#""hold":{"seconds":1,"seconds":2,"reason":""}"#,
+            r#""hold":{"seconds":1,"reason":"","for":"x"}"#,
+            r#""release":false"#,
+            r#""release":true,"release":true"#,
+            r#""release":true,"hold":{"seconds":1,"reason":""}"#,
+        ] {
+            assert!(
+                parse(&format!("{{\"task_id\":1,{wrong}}}")).is_err(),
+                "{wrong}"
+            );
+        }
     }
 
     fn reason(text: &str) -> (Option<String>, &'static str) {

@@ -94,6 +94,13 @@ enum Record {
         until: u64,
         of: u32,
     },
+    /// Recovery is on hold for a target, until this time in seconds; at once, it is released.
+    Hold {
+        target: String,
+        until: u64,
+        by: String,
+        reason: String,
+    },
     /// Nonces that counted until this time may be forgotten, so no other envelope that does counts.
     Forgotten { until: u64 },
     /// A monitor began to work with this journal, for the n-th time.
@@ -209,6 +216,36 @@ impl Nonce {
     }
 }
 
+/// Why no command is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    /// What was put on hold: this host, a group or all.
+    pub(crate) target: String,
+    /// Until when, in seconds since 1970.
+    pub(crate) until: u64,
+    /// The key that asked for it.
+    pub(crate) by: String,
+    /// The reason that was given.
+    pub(crate) reason: String,
+}
+
+impl Hold {
+    fn record(&self) -> Record {
+        let Self {
+            target,
+            until,
+            by,
+            reason,
+        } = self.clone();
+        Record::Hold {
+            target,
+            until,
+            by,
+            reason,
+        }
+    }
+}
+
 /// What is known of the nonce of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -244,6 +281,8 @@ pub(crate) struct Store {
     nonces: HashMap<Digest, Nonce>,
     /// Until when nonces counted that are forgotten.
     forgotten: u64,
+    /// One of each target at most.
+    holds: Vec<Hold>,
     next: Number,
     /// How many monitors have worked with this journal.
     starts: u64,
@@ -304,6 +343,7 @@ impl Store {
             cooling,
             nonces,
             forgotten,
+            holds,
             next,
             starts,
             strange,
@@ -321,6 +361,7 @@ impl Store {
             cooling,
             nonces,
             forgotten,
+            holds,
             next: next.max(1),
             starts: starts.saturating_add(1),
             losses: Losses {
@@ -458,6 +499,32 @@ impl Store {
         } else {
             Seen::Never
         }
+    }
+
+    /// Recovery is on hold.
+    pub(crate) fn hold(&mut self, hold: Hold) {
+        self.write(&[hold.record()]);
+        self.holds.retain(|known| known.target != hold.target);
+        self.holds.push(hold);
+    }
+
+    /// The hold of a target is over. Says whether there was one.
+    pub(crate) fn release(&mut self, target: &str, by: &str) -> bool {
+        let Some(at) = self.holds.iter().position(|hold| hold.target == target) else {
+            return false;
+        };
+        let mut hold = self.holds.remove(at);
+        hold.until = 0;
+        hold.by = by.to_owned();
+        self.write(&[hold.record()]);
+        true
+    }
+
+    /// The hold that lasts longest, if there is one.
+    pub(crate) fn held(&self, now: SystemTime) -> Option<&Hold> {
+        let now = seconds(now);
+        let holds = self.holds.iter().filter(|hold| hold.until > now);
+        holds.max_by_key(|hold| hold.until)
     }
 
     /// A nonce came with a message that is no task.
@@ -775,6 +842,7 @@ impl Store {
             starts: self.starts,
         }
         .bytes();
+        others.extend(self.holds.iter().map(|hold| hold.record().bytes()));
         // In memory they protect from nothing, and there is less room.
         if self.log.is_durable() {
             let nonces = self.nonces.iter();
@@ -890,6 +958,7 @@ struct Contents {
     cooling: HashMap<(String, String), u64>,
     nonces: HashMap<Digest, Nonce>,
     forgotten: u64,
+    holds: Vec<Hold>,
     next: Number,
     starts: u64,
     strange: usize,
@@ -985,6 +1054,23 @@ impl Contents {
                         of,
                     },
                 );
+                return;
+            }
+            Record::Hold {
+                target,
+                until,
+                by,
+                reason,
+            } => {
+                self.holds.retain(|known| known.target != target);
+                if until > 0 {
+                    self.holds.push(Hold {
+                        target,
+                        until,
+                        by,
+                        reason,
+                    });
+                }
                 return;
             }
             Record::Forgotten { until } => {

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::daemon::Daemon;
 use crate::files::{self, Privacy};
 use crate::json;
-use crate::protocol::{Code, Content, Digest, Message, TaskId};
+use crate::protocol::{Code, Content, Digest, Message, TaskId, PING};
 use crate::settings;
 use audit::{Audit, By, Decision, Writer};
 use jws::{Envelope, Type};
@@ -410,12 +410,17 @@ impl Trust {
         now: SystemTime,
     ) -> Result<(), (Code, String)> {
         let signed = match authority {
+            // Whoever can publish must not be able to stop a recovery, even where he can ask for one.
+            Authority::Unsigned if matches!(content, Content::Hold { .. } | Content::Release) => {
+                return refusal(Code::Unsigned, "A hold must be signed.");
+            }
             Authority::Local | Authority::Unsigned => return Ok(()),
             Authority::Key(signed) => signed,
         };
         let kind = match content {
             Content::Command { .. } => Kind::Command,
             Content::Configuration => Kind::Configuration,
+            Content::Hold { .. } | Content::Release => Kind::Hold,
         };
         if kind != signed.kind {
             return refusal(
@@ -430,7 +435,7 @@ impl Trust {
                 command,
                 arguments,
             } => check_command(&key, service, command, !arguments.is_empty()),
-            Content::Configuration => Ok(()),
+            Content::Configuration | Content::Hold { .. } | Content::Release => Ok(()),
         }
     }
 
@@ -509,7 +514,8 @@ fn check_command(
     command: &str,
     parameters: bool,
 ) -> Result<(), (Code, String)> {
-    if !key.may_run(service, command) {
+    // Whoever may send anything may ask whether somebody is there.
+    if (service, command) != PING && !key.may_run(service, command) {
         return refusal(Code::NotPermitted, "The key may not send this command.");
     }
     if parameters && !key.kinds.contains(&Kind::Parameters) {
@@ -536,6 +542,8 @@ pub(crate) fn describe(decision: &mut Decision, content: &Content) {
             decision.command = Some(command.clone());
         }
         Content::Configuration => decision.kind = Kind::Configuration.name(),
+        Content::Hold { .. } => decision.kind = Kind::Hold.name(),
+        Content::Release => decision.kind = "release",
     }
 }
 

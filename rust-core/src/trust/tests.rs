@@ -848,6 +848,103 @@ fn deleting_a_key_revokes_it_at_once_also_for_what_waits() {
 }
 
 #[test]
+fn a_hold_stops_recovery_until_it_is_released_or_over() {
+    let mut host = Host::new();
+    let ask = |host: &mut Host, key: &SigningKey, target: &str, task: u64, hold| {
+        let message = crate::protocol::hold_to_json(&task.into(), hold, host.now());
+        let lifetime = Duration::from_secs(300);
+        let targets = [target.to_owned()];
+        let envelope = sign(key, &targets, Kind::Hold, &message, host.now(), lifetime).unwrap();
+        host.deliver(envelope.as_bytes());
+        host.finish();
+        let outcomes = host.outcomes();
+        let outcomes = outcomes.into_iter().map(|o| (o.code, o.message));
+        outcomes.collect::<Vec<_>>()
+    };
+    let (alice, bob) = (host.alice.clone(), host.bob.clone());
+    // One runs, one waits for its turn.
+    let first = host.restart(1);
+    host.deliver(first.as_bytes());
+    let second = host.sealed(&alice, &["host:web1"], &host.message(2, "web", "status"));
+    host.deliver(second.as_bytes());
+    let held = ask(&mut host, &alice, "group:web", 3, Some((3600, "we move")));
+    let codes: BTreeMap<_, _> = held
+        .iter()
+        .map(|(code, why)| (code.number(), why))
+        .collect();
+    // What ran has ended, what waited is refused, and the hold is in force.
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert_eq!(host.runs(), 1);
+    let why = codes[&Code::Held.number()];
+    assert_eq!(
+        why,
+        "Recovery is on hold for group:web until 2026-11-26T13:00:00Z, as alice has asked for: we move"
+    );
+    let third = host.restart(4);
+    host.deliver(third.as_bytes());
+    assert_eq!((host.runs(), host.codes()), (1, vec![Code::Held]));
+    // It outlives the daemon.
+    host.start();
+    host.outcomes();
+    let fourth = host.restart(5);
+    host.deliver(fourth.as_bytes());
+    assert_eq!((host.runs(), host.codes()), (1, vec![Code::Held]));
+    // Whoever may not hold may not release, signed or not.
+    assert_eq!(
+        ask(&mut host, &bob, "host:web1", 6, None)[0].0,
+        Code::NotPermitted
+    );
+    // The hold of another target stays.
+    let other = ask(&mut host, &alice, "host:web1", 7, None);
+    assert!(
+        other[0]
+            .1
+            .starts_with("Released for host:web1. Recovery is on hold"),
+        "{other:?}"
+    );
+    let released = ask(&mut host, &alice, "group:web", 8, None);
+    assert_eq!(
+        released,
+        [(Code::Exit(0), "Released for group:web.".to_owned())]
+    );
+    let fifth = host.restart(9);
+    host.deliver(fifth.as_bytes());
+    host.finish();
+    assert_eq!((host.runs(), host.codes()), (2, vec![Code::Exit(0)]));
+    // Without a release it ends by itself.
+    let again = ask(&mut host, &alice, "all", 10, Some((60, "")));
+    assert_eq!(again[0].0, Code::Exit(0));
+    host.pass(61);
+    let sixth = host.restart(11);
+    host.deliver(sixth.as_bytes());
+    host.finish();
+    assert_eq!((host.runs(), host.codes()), (3, vec![Code::Exit(0)]));
+    let kinds: BTreeSet<_> = host
+        .audit()
+        .iter()
+        .map(|line| (line["kind"].to_string(), line["decision"].to_string()))
+        .collect();
+    let has = |kind: &str, decision: &str| {
+        kinds.contains(&(format!("{kind:?}"), format!("{decision:?}")))
+    };
+    assert!(has("hold", "allowed") && has("release", "allowed") && has("release", "refused"));
+}
+
+#[test]
+fn a_hold_that_nobody_has_signed_is_refused_also_where_commands_are_not() {
+    let mut host = Host::with(|settings| settings.require_signature = false);
+    let hold = crate::protocol::hold_to_json(&1.into(), Some((60, "x")), host.now());
+    host.deliver(hold.as_bytes());
+    let release = crate::protocol::hold_to_json(&2.into(), None, host.now());
+    host.deliver(release.as_bytes());
+    assert_eq!(host.codes(), [Code::Unsigned, Code::Unsigned]);
+    let command = host.message(3, "web", "restart");
+    host.deliver(command.as_bytes());
+    host.finish();
+    assert_eq!(host.codes(), [Code::Exit(0)]);
+}
+
+#[test]
 fn several_keys_are_good_at_once_so_that_they_can_be_rotated() {
     let mut host = Host::new();
     let new = SigningKey::generate(Some("alice-2027")).unwrap();
