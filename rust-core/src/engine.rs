@@ -63,6 +63,8 @@ pub enum Input {
     Refused {
         /// What the sender calls it.
         task: TaskId,
+        /// The envelope that it came in, if it came in one.
+        request: Option<Digest>,
         /// Why.
         code: Code,
         /// The same in words.
@@ -105,6 +107,8 @@ pub struct LocalEnd {
 pub enum Output {
     /// The message with this token is in good hands.
     Acknowledge(u64),
+    /// What the monitor says of itself is different now.
+    Status,
     /// A result. The number is the journal's.
     Result(Number, Outcome),
 }
@@ -307,12 +311,13 @@ impl Engine {
             Input::Local(local) => self.local(local),
             Input::Refused {
                 task,
+                request,
                 code,
                 why,
                 delivery,
             } => {
                 warn!(%task, "refused: {why}");
-                self.refuse(task, None, &delivery, code, &why);
+                self.refuse(task, request, &delivery, code, &why);
                 self.acknowledge(&delivery);
             }
         }
@@ -446,6 +451,7 @@ impl Engine {
                         let reply = delivery.reply.clone();
                         let outcome = self.outcome(task, request, reply, Code::Exit(0), &message);
                         self.store().finish(number, &outcome);
+                        (self.parts.outputs)(Output::Status);
                         (self.parts.outputs)(Output::Result(number, outcome));
                         self.when_on_disk(Then::Acknowledge(delivery.token));
                         self.start();
@@ -1296,7 +1302,7 @@ mod tests {
             let outputs = self.outputs.lock().unwrap();
             let tokens = outputs.iter().filter_map(|output| match output {
                 Output::Acknowledge(token) => Some(*token),
-                Output::Result(..) => None,
+                Output::Status | Output::Result(..) => None,
             });
             tokens.collect()
         }
@@ -1304,7 +1310,7 @@ mod tests {
         fn results(&self) -> Vec<(Number, Outcome)> {
             let outputs = std::mem::take(&mut *self.outputs.lock().unwrap());
             let results = outputs.into_iter().filter_map(|output| match output {
-                Output::Acknowledge(_) => None,
+                Output::Status | Output::Acknowledge(_) => None,
                 Output::Result(number, outcome) => Some((number, outcome)),
             });
             results.collect()
@@ -1500,7 +1506,7 @@ mod tests {
         let outputs = std::mem::take(&mut *f.outputs.lock().unwrap());
         let results = outputs.iter().filter_map(|output| match output {
             Output::Result(_, outcome) => Some(outcome.code),
-            Output::Acknowledge(_) => None,
+            Output::Status | Output::Acknowledge(_) => None,
         });
         let results: Vec<_> = results.collect();
         assert_eq!(results, [Code::Interrupted; MAX_RUNNING + 1]);

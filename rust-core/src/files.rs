@@ -82,7 +82,13 @@ pub fn read(path: &Path, privacy: Privacy) -> Result<Vec<u8>, FileError> {
 /// Opens a file for reading that nobody but root and our own user can have written.
 pub fn open_checked(path: &Path, privacy: Privacy) -> Result<File, FileError> {
     let fail = |error: io::Error| FileError::Io(path.to_owned(), error);
-    let file = File::from(open_beneath(path).map_err(|error| fail(error.into()))?);
+    let file = open_beneath(path).map_err(|error| match error {
+        Errno::XDEV | Errno::LOOP => fail(io::Error::other(
+            "is a link that leads out of its directory",
+        )),
+        error => fail(error.into()),
+    })?;
+    let file = File::from(file);
     let metadata = file.metadata().map_err(fail)?;
     if !metadata.is_file() {
         return Err(fail(io::Error::other("is not a regular file")));
@@ -291,7 +297,8 @@ mod tests {
         assert!(read(&link, Privacy::Public).is_ok());
         fs::remove_file(&link).unwrap();
         symlink("/etc/hostname", &link).unwrap();
-        assert!(read(&link, Privacy::Public).is_err());
+        let error = read(&link, Privacy::Public).unwrap_err().to_string();
+        assert!(error.contains("leads out of its directory"), "{error}");
         fs::remove_file(&link).unwrap();
         fs::create_dir(dir.path().join("sub")).unwrap();
         let link = dir.path().join("sub/link");

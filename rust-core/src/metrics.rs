@@ -103,6 +103,10 @@ metrics! {
     RulesFaults = "rules"/"errors"-"handlers", Derive;
     /// Actions that rules have asked for.
     RulesActions = "rules"/"operations"-"actions", Derive;
+    /// Whether recovery is on hold.
+    Held = "trust"/"bool"-"held", Gauge;
+    /// Lines of the audit log that were not written.
+    AuditLost = "trust"/"errors"-"audit_lost", Derive;
 }
 
 /// Where what is counted comes together.

@@ -248,6 +248,7 @@ impl Monitor {
                         }
                         // The broker delivers the message again.
                         Output::Acknowledge(_) => debug!("a message is not acknowledged"),
+                        Output::Status => debug!("the status is not told"),
                     }
                 }
             }),
@@ -337,6 +338,8 @@ impl Monitor {
                 let damaged = u64::try_from(losses.damaged).unwrap_or(u64::MAX);
                 self.metrics.set(Metric::Damaged, damaged);
                 self.metrics.set(Metric::Durable, store.is_durable().into());
+                let held = store.held(self.daemon.now()).is_some();
+                self.metrics.set(Metric::Held, held.into());
             }
         }
         let counters = &self.intake.counters;
@@ -347,6 +350,10 @@ impl Monitor {
             (Metric::RulesActions, &counters.actions),
         ] {
             self.metrics.set(metric, counter.load(Ordering::Relaxed));
+        }
+        if let Phase::Running(running) = &*self.phase() {
+            let lost = running.trust.audit.lost();
+            self.metrics.set(Metric::AuditLost, lost);
         }
         for values in self.metrics.report() {
             if !self.daemon.dispatch_values(&values) {

@@ -10,7 +10,7 @@ mod status;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{mpsc, watch};
@@ -133,6 +133,7 @@ impl Remote {
             next_token: 0,
             acknowledgements: VecDeque::new(),
             connected: None,
+            since: std::time::UNIX_EPOCH,
             resubscribe: None,
             refused: false,
             hold: None,
@@ -165,6 +166,8 @@ struct Connection {
     acknowledgements: VecDeque<(u16, Qos)>,
     backoff: Backoff,
     connected: Option<Instant>,
+    /// Since when, by the clock.
+    since: SystemTime,
     /// When to ask again for what was refused.
     asking: Backoff,
     /// When to ask again for a topic that was refused.
@@ -263,12 +266,21 @@ impl Connection {
             self.unreleased.clear();
             self.outbox.start_over();
         }
-        if self.remote.settings.status_topic.is_some() {
-            let starts = self.store().starts();
-            let now = self.remote.daemon.now();
-            self.say(status::online(&self.remote.host, starts, now));
-        }
+        self.since = self.remote.daemon.now();
+        self.say_online();
         self.subscribe();
+    }
+
+    /// Tells that we are there, and what keeps us from working.
+    fn say_online(&mut self) {
+        if self.connected.is_none() || self.remote.settings.status_topic.is_none() {
+            return;
+        }
+        let store = self.store();
+        let hold = store.held(self.remote.daemon.now());
+        let online = status::online(&self.remote.host, store.starts(), self.since, hold);
+        drop(store);
+        self.say(online);
     }
 
     fn count(&self, metric: Metric) {
@@ -399,7 +411,7 @@ impl Connection {
             Err(TrySendError::Full(input)) => {
                 let (task, request) = match input {
                     Input::Message(message, authority, _) => (message.task, authority.envelope()),
-                    Input::Refused { task, .. } => (task, None),
+                    Input::Refused { task, request, .. } => (task, request),
                     // Rules do not come from here.
                     Input::Local(_) => return,
                 };
@@ -430,7 +442,12 @@ impl Connection {
         let opened = match trust.open(&incoming.payload, now) {
             Ok(opened) => opened,
             Err(refusal) => {
-                let trust::Refusal { code, why, task } = refusal;
+                let trust::Refusal {
+                    code,
+                    why,
+                    task,
+                    request,
+                } = refusal;
                 // The engine says so where it answers.
                 let Some(task) = task else {
                     warn!(bytes = incoming.payload.len(), "refused: {why}");
@@ -439,6 +456,7 @@ impl Connection {
                 };
                 return Some(Input::Refused {
                     task,
+                    request,
                     code,
                     why,
                     delivery,
@@ -457,6 +475,7 @@ impl Connection {
                 refused(Some(&message.task), Code::Retained, why);
                 Some(Input::Refused {
                     task: message.task,
+                    request: opened.authority.envelope(),
                     code: Code::Retained,
                     why: why.to_owned(),
                     delivery,
@@ -473,6 +492,7 @@ impl Connection {
                 refused(unreadable.task.as_ref(), unreadable.code, &why);
                 Some(Input::Refused {
                     task: unreadable.task?,
+                    request: opened.authority.envelope(),
                     code: unreadable.code,
                     why,
                     delivery,
@@ -514,6 +534,7 @@ impl Connection {
         match output {
             Output::Acknowledge(token) => self.acknowledge(token),
             Output::Result(number, outcome) => self.result(number, &outcome),
+            Output::Status => self.say_online(),
         }
         self.send();
     }

@@ -1,13 +1,21 @@
 //! What the monitor says of itself: retained, so that whoever asks later finds it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::clock::iso8601;
+use crate::store::Hold;
 
 /// What this version can do, for senders that ask.
-const CAPABILITIES: [&str; 4] = ["commands", "parameters", "journal", "ping"];
+const CAPABILITIES: [&str; 6] = [
+    "commands",
+    "parameters",
+    "journal",
+    "ping",
+    "signatures",
+    "hold",
+];
 
 #[derive(Serialize)]
 struct Online<'a> {
@@ -17,6 +25,16 @@ struct Online<'a> {
     starts: u64,
     since: String,
     capabilities: &'a [&'a str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<OnHold<'a>>,
+}
+
+#[derive(Serialize)]
+struct OnHold<'a> {
+    target: &'a str,
+    until: String,
+    by: &'a str,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -28,15 +46,21 @@ struct Offline<'a> {
     since: Option<String>,
 }
 
-/// The monitor is connected.
-pub(super) fn online(host: &str, starts: u64, now: SystemTime) -> Vec<u8> {
+/// The monitor is connected, and may be on hold.
+pub(super) fn online(host: &str, starts: u64, since: SystemTime, hold: Option<&Hold>) -> Vec<u8> {
     json(&Online {
         state: "online",
         host,
         version: env!("CARGO_PKG_VERSION"),
         starts,
-        since: iso8601(now),
+        since: iso8601(since),
         capabilities: &CAPABILITIES,
+        hold: hold.map(|hold| OnHold {
+            target: &hold.target,
+            until: iso8601(UNIX_EPOCH + Duration::from_secs(hold.until)),
+            by: &hold.by,
+            reason: &hold.reason,
+        }),
     })
 }
 

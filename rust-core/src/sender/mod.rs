@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rumqttc::mqttbytes::v4::{Publish, SubscribeFilter, SubscribeReasonCode};
 use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, NetworkOptions, Outgoing, Packet};
@@ -19,10 +19,11 @@ use tokio::time::{sleep_until, timeout, Instant};
 pub use discovery::{discover, Found, HostState, Pattern};
 pub use rollout::{Ending, Limits, Rollout, Step, Stop, Tolerance};
 
-use crate::protocol::{Answer, TaskId};
+use crate::protocol::{Answer, Digest, TaskId};
 use crate::remote::connect;
 use crate::secret::Secret;
 use crate::settings::Remote;
+use crate::trust::{self, Kind, PublicKey, SigningKey};
 
 /// How many requests rumqttc holds. What is more waits here.
 const REQUESTS: usize = 64;
@@ -84,6 +85,68 @@ pub struct Order {
     pub rounds: u32,
     /// How long to wait between two rounds.
     pub pause: Duration,
+    /// How to sign, and whom to believe.
+    pub signing: Signing,
+}
+
+/// How to sign, and whom to believe.
+#[derive(Clone, Debug, Default)]
+pub struct Signing {
+    /// What to sign with, if anything.
+    pub with: Option<Seal>,
+    /// The keys of hosts, each of the name of its host. If there are some, results count only if such a key has
+    /// signed them.
+    pub host_keys: Vec<PublicKey>,
+}
+
+/// What to sign with.
+#[derive(Clone, Debug)]
+pub struct Seal {
+    /// The key.
+    pub key: SigningKey,
+    /// What the messages are about.
+    pub kind: Kind,
+    /// Whom they are addressed to, where that is not each host by itself.
+    pub targets: Vec<String>,
+    /// How long they are good.
+    pub lifetime: Duration,
+}
+
+impl Signing {
+    /// What is sent to a host, and what tells its envelope.
+    fn seal(&self, target: &Target, text: String) -> Result<(String, Option<Digest>), String> {
+        let Some(seal) = &self.with else {
+            return Ok((text, None));
+        };
+        let host = target.host.iter().map(|host| format!("host:{host}"));
+        let targets = match seal.targets.is_empty() {
+            true => host.collect(),
+            false => seal.targets.clone(),
+        };
+        let now = SystemTime::now();
+        let envelope = trust::sign(&seal.key, &targets, seal.kind, &text, now, seal.lifetime)?;
+        let digest = trust::envelope_digest(&envelope);
+        Ok((envelope, digest))
+    }
+
+    /// Whether a result can be believed.
+    fn believe(
+        &self,
+        target: &Target,
+        payload: &[u8],
+        request: Option<Digest>,
+    ) -> Result<(), &'static str> {
+        if self.host_keys.is_empty() {
+            return Ok(());
+        }
+        let text = std::str::from_utf8(payload).map_err(|_| "the result is not UTF-8")?;
+        let key = trust::verify_result(text, &self.host_keys, request)?;
+        // One host must not answer for another.
+        match &target.host {
+            Some(host) if host != key.kid() => Err("another host has signed the result"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the caller is told while it waits.
@@ -93,6 +156,8 @@ pub enum Progress<'a> {
     Sent(usize, &'a str),
     /// A target has answered, or has not in time; after that its answer may still come.
     Ended(usize, Ending, Option<Reply<'a>>),
+    /// Something looks like the answer of a target, and is not believed.
+    Disbelieved(usize, &'static str),
 }
 
 /// An answer.
@@ -293,6 +358,7 @@ impl Link {
 struct Sent {
     target: usize,
     at: Instant,
+    request: Option<Digest>,
 }
 
 struct Sending<'a> {
@@ -386,7 +452,7 @@ impl<'a> Sending<'a> {
             };
             let wait = match step {
                 Step::Send(target) => {
-                    self.send(target);
+                    self.send(target, &mut rollout);
                     continue;
                 }
                 Step::GiveUp(target) => {
@@ -418,13 +484,32 @@ impl<'a> Sending<'a> {
         }
     }
 
-    fn send(&mut self, target: usize) {
+    fn send(&mut self, target: usize, rollout: &mut Rollout) {
         let task = TaskId::from(unique());
         let text = (self.message)(&task);
+        let signing = &self.order.signing;
+        let sealed = signing.seal(&self.order.targets[target], text.clone());
+        let (payload, request) = match sealed {
+            Ok(sealed) => sealed,
+            Err(_) => {
+                // What is wrong with the key or the targets was seen before; this is the library's failure.
+                if rollout.answered(target, Ending::NotSent) {
+                    (self.progress)(Progress::Ended(target, Ending::NotSent, None));
+                }
+                return;
+            }
+        };
         (self.progress)(Progress::Sent(target, &text));
         let at = Instant::now();
-        self.tasks.insert(task, Sent { target, at });
-        self.waiting.push_back((target, text));
+        self.tasks.insert(
+            task,
+            Sent {
+                target,
+                at,
+                request,
+            },
+        );
+        self.waiting.push_back((target, payload));
     }
 
     /// Gives rumqttc what it has room for.
@@ -442,6 +527,7 @@ impl<'a> Sending<'a> {
             self.handed.push_back(Sent {
                 target: *target,
                 at: Instant::now(),
+                request: None,
             });
             self.waiting.pop_front();
         }
@@ -494,6 +580,12 @@ impl<'a> Sending<'a> {
         let Some(sent) = self.tasks.get(&answer.task).copied() else {
             return;
         };
+        let target = &self.order.targets[sent.target];
+        let signing = &self.order.signing;
+        if let Err(why) = signing.believe(target, &publish.payload, sent.request) {
+            (self.progress)(Progress::Disbelieved(sent.target, why));
+            return;
+        }
         let ending = match answer.code {
             0 => Ending::Succeeded,
             1..=255 => Ending::Failed,

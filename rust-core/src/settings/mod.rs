@@ -12,11 +12,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::warn;
+
 pub use block::{Block, Value};
 pub use parameters::{Argument, Parameters};
 pub(crate) use services::{read_regular_file, MAX_MAX_OUTPUT};
 pub use services::{CommandSpec, Program, Service, Services, ServicesSource};
 
+use crate::files::{self, Privacy};
 use crate::logging::{Device, Threshold};
 use crate::rules;
 use crate::rules::lua::Limits;
@@ -804,6 +807,10 @@ impl Settings {
             }
         });
         if let Some(file) = &file {
+            let open = files::open_checked(&file.path, Privacy::Secret).err();
+            if let (Some(error), true) = (open, file.given.contains_key(&Setting::Password)) {
+                warn!("there is a password in it, but {error}");
+            }
             given.extend(file.given.iter().map(|(key, value)| (*key, value.clone())));
         }
 

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::block::{Block, Value};
 use super::json::{Located, Node};
 use super::parameters::{self, Parameters};
 use super::{JsonFile, Problems};
+use crate::files::{self, FileError, Privacy};
 use crate::secret::Secret;
 
 /// How long a command may take that does not say so itself.
@@ -29,8 +29,6 @@ const MAX_TIMEOUT_SECONDS: f64 = 604_800.0;
 const MAX_COOLDOWN_SECONDS: f64 = 86_400.0;
 /// More of one command at once than the engine ever runs.
 const MAX_CONCURRENCY: usize = 1000;
-/// More than any configuration needs; keeps a mistake like `/dev/zero` from filling the memory.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// What to execute. A command line may hold secrets, so `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -494,18 +492,21 @@ impl ServicesSource {
     }
 }
 
-/// Reads a file that may have been replaced by anything.
+/// Reads a file that decides what is run, and that nobody but root and our own user can have written. Many sites
+/// have it so that others can read it; that is no reason to break them.
 pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a named pipe would wait for its other end, so it is looked at first.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("is not a regular file"));
-    }
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("is larger than {MAX_FILE} bytes")));
-    }
-    Ok(text)
+    files::read(path, Privacy::Public).map_err(|error| match error {
+        FileError::Io(_, error) => error,
+        FileError::Unsafe {
+            path: at,
+            what,
+            remedy,
+        } => {
+            let place = match at == path {
+                true => String::new(),
+                false => format!("{} ", at.display()),
+            };
+            io::Error::other(format!("{place}{what} (run: {remedy})"))
+        }
+    })
 }

@@ -674,3 +674,71 @@ fn the_version_of_mqtt_is_one_of_two() {
         assert_eq!(problems.to_string(), expected);
     }
 }
+
+#[test]
+fn a_file_that_others_can_write_to_is_refused_with_the_command_that_mends_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    std::fs::write(&path, r#"{"Services":{}}"#).unwrap();
+    let block = Block::option("Plugin", [Value::from("monitor")])
+        .with("Host", "h")
+        .with("CommandTopic", "c")
+        .with("MonitorConfigPath", path.to_str().unwrap());
+    assert!(Settings::read(&block).is_ok());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
+    let problems = Settings::read(&block).unwrap_err().to_string();
+    let expected = format!(
+        "{path}: cannot be read: can be written by others (mode 0664) (run: chmod g-w {path})",
+        path = path.display()
+    );
+    assert_eq!(problems, expected);
+    // An edit that leaves it so is not in force, either.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut services = Settings::read(&block).unwrap().services;
+    let more = r#"{"Services":{"web":{"commands":{"restart":"true"}}}}"#;
+    std::fs::write(&path, more).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o646)).unwrap();
+    assert!(services.current().unwrap().0.is_empty());
+    assert!(services.error().unwrap().contains("chmod o-w"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(services.current().unwrap().0.len(), 1);
+}
+
+#[test]
+fn signatures_are_required_where_there_is_a_trust_file_unless_it_is_said_otherwise() {
+    let block = || {
+        Block::option("Plugin", [Value::from("monitor")])
+            .with("Host", "h")
+            .with("CommandTopic", "c")
+    };
+    let trust = |block: Block| Settings::read(&block).unwrap().trust;
+    assert_eq!(trust(block()), Trust::default());
+    let with = trust(block().with("TrustFile", "/t"));
+    assert!(with.require_signature && with.audit_syslog);
+    let without = block()
+        .with("TrustFile", "/t")
+        .with("RequireSignature", false);
+    assert!(!trust(without).require_signature);
+    let problems = Settings::read(&block().with("RequireSignature", true)).unwrap_err();
+    assert!(
+        problems.to_string().contains("TrustFile: is needed"),
+        "{problems}"
+    );
+    let mut groups = block();
+    let names = [Value::from("web"), Value::from("frankfurt")];
+    groups.children.push(Block::option("Groups", names));
+    assert_eq!(trust(groups).groups, ["web", "frankfurt"]);
+    for (key, value) in [
+        ("Groups", Value::from(1.0)),
+        ("Groups", Value::from("")),
+        ("ClockSkew", Value::from(-1.0)),
+        ("TrustFile", Value::from("relative")),
+        ("HostKey", Value::from("relative")),
+        ("AuditLog", Value::from("relative")),
+        ("AuditSyslog", Value::from("yes")),
+    ] {
+        assert!(Settings::read(&block().with(key, value)).is_err(), "{key}");
+    }
+}

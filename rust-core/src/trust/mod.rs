@@ -104,6 +104,8 @@ pub struct Refusal {
     pub why: String,
     /// Who is to be told. Nobody, where it cannot be read, or the message is for somebody else.
     pub task: Option<TaskId>,
+    /// The envelope that is answered, if it was one. Whoever has sealed it knows that this is no answer to a forgery.
+    pub request: Option<Digest>,
 }
 
 /// Not in the place of a reason: what is refused for the lack of it is worth a sentence.
@@ -275,6 +277,7 @@ impl Trust {
                 code: Code::Unsigned,
                 why: why.to_owned(),
                 task,
+                request: None,
             });
         }
         let envelope = match Envelope::parse(payload, Type::Message) {
@@ -288,6 +291,7 @@ impl Trust {
                     code: Code::BadEnvelope,
                     why,
                     task: None,
+                    request: None,
                 });
             }
         };
@@ -315,7 +319,12 @@ impl Trust {
                 self.audit.record(&decision.refused(Some(code), &why), now);
                 // A message for somebody else is not ours to answer.
                 let task = task.filter(|_| code != Code::WrongTarget);
-                Err(Refusal { code, why, task })
+                Err(Refusal {
+                    code,
+                    why,
+                    task,
+                    request: Some(envelope.digest()),
+                })
             }
         }
     }

@@ -276,7 +276,7 @@ fn trusted_key(value: Located) -> Result<TrustedKey, Mistake> {
 }
 
 /// Whether a text can be a target, or a pattern of some.
-pub(super) fn is_target(text: &str) -> bool {
+pub fn is_target(text: &str) -> bool {
     let named = ["host:", "group:"]
         .iter()
         .find_map(|prefix| text.strip_prefix(prefix));

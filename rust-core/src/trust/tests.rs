@@ -132,6 +132,7 @@ impl Host {
             syncer: None,
             freshness: settings.freshness,
             trust: Arc::clone(&self.trust),
+            metrics: Arc::default(),
             clock: Box::new(move || *clock.lock().unwrap()),
             outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
         }));
@@ -165,9 +166,11 @@ impl Host {
                 code,
                 why,
                 task: Some(task),
+                request,
             }) => {
                 let input = Input::Refused {
                     task,
+                    request,
                     code,
                     why,
                     delivery,
@@ -216,7 +219,7 @@ impl Host {
     fn outcomes(&self) -> Vec<Outcome> {
         let outputs = std::mem::take(&mut *self.outputs.lock().unwrap());
         let results = outputs.into_iter().filter_map(|output| match output {
-            Output::Acknowledge(_) => None,
+            Output::Status | Output::Acknowledge(_) => None,
             Output::Result(_, outcome) => Some(outcome),
         });
         results.collect()
@@ -729,6 +732,7 @@ fn where_nonces_cannot_be_kept_nothing_signed_runs_and_the_reason_has_a_name() {
         syncer: None,
         freshness: settings.freshness,
         trust: Arc::clone(&host.trust),
+        metrics: Arc::default(),
         clock: Box::new(move || *clock.lock().unwrap()),
         outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
     }));

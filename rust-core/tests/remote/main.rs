@@ -8,6 +8,7 @@ mod commands;
 mod connection;
 mod documents;
 mod fleet;
+mod trust;
 mod version5;
 
 use std::fs;

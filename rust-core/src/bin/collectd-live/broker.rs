@@ -35,11 +35,11 @@ pub(crate) struct Broker {
     #[arg(long, value_name = "PEM", requires = "secure")]
     ca_file: Option<PathBuf>,
     /// Our certificate, where the broker wants one
-    #[arg(long, value_name = "PEM", requires = "secure", requires = "key")]
+    #[arg(long, value_name = "PEM", requires = "secure", requires = "cert_key")]
     cert: Option<PathBuf>,
     /// The key of the certificate
     #[arg(long, value_name = "PEM", requires = "cert")]
-    key: Option<PathBuf>,
+    cert_key: Option<PathBuf>,
     /// The quality of service, for what is sent and what is received
     #[arg(short, long, default_value = "2", value_parser = qos)]
     qos: Qos,
@@ -59,7 +59,7 @@ impl Broker {
             port: port.unwrap_or(if this.secure { 8883 } else { 1883 }),
             tls: this.secure.then_some(Tls {
                 ca_file: this.ca_file,
-                identity: this.cert.zip(this.key),
+                identity: this.cert.zip(this.cert_key),
             }),
             user: this.user,
             password,

@@ -10,13 +10,15 @@ use clap_mangen::roff::{bold, roman, Roff};
 use clap_mangen::Man;
 
 use crate::output::{complain, Status, STATUSES};
-use crate::{list, migrate, ping, rules, send_command, Cli};
+use crate::{hold, key, list, migrate, ping, rules, send_command, Cli};
 
 /// What the manual page of a subcommand shows beside its arguments: indented lines are commands.
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("send-command", send_command::EXAMPLES),
     ("ping", ping::EXAMPLES),
     ("list", list::EXAMPLES),
+    ("key", key::EXAMPLES),
+    ("hold", hold::EXAMPLES),
     ("rules", rules::EXAMPLES),
     ("migrate", migrate::EXAMPLES),
 ];

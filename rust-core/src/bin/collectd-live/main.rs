@@ -5,13 +5,16 @@
 mod broker;
 mod fleet;
 mod generate;
+mod hold;
 mod hosts;
+mod key;
 mod list;
 mod migrate;
 mod output;
 mod ping;
 mod rules;
 mod send_command;
+mod signing;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,9 @@ enum Action {
     List(Box<list::List>),
     Rules(rules::Rules),
     Migrate(migrate::Migrate),
+    Hold(Box<hold::Hold>),
+    Release(Box<hold::Release>),
+    Key(key::Key),
     #[command(hide = true)]
     Generate(generate::Generate),
 }
@@ -45,6 +51,9 @@ impl Action {
             Action::List(arguments) => arguments.run(),
             Action::Rules(arguments) => arguments.run(),
             Action::Migrate(arguments) => arguments.run(),
+            Action::Hold(arguments) => arguments.run(),
+            Action::Release(arguments) => arguments.run(),
+            Action::Key(arguments) => arguments.run(),
             Action::Generate(arguments) => arguments.run(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use collectd_live::protocol::{command_to_json, Code, TaskId, PING};
 use collectd_live::sender::{send, Ending, Limits, Order, Progress, Reply, Stop, Target};
+use collectd_live::trust::Kind;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -14,6 +15,7 @@ use crate::fleet::code;
 use crate::generate::statuses;
 use crate::hosts::Hosts;
 use crate::output::{complain, one_line, print, printable, Status};
+use crate::signing::{disbelieved, Signing};
 
 /// Measures how long hosts take to answer.
 ///
@@ -27,6 +29,8 @@ pub(crate) struct Ping {
     hosts: Hosts,
     #[command(flatten)]
     broker: Broker,
+    #[command(flatten)]
+    signing: Signing,
     /// The topic that the host takes commands from
     #[arg(short, long, value_parser = topic)]
     topic: String,
@@ -91,12 +95,20 @@ impl Ping {
                 return status;
             }
         };
+        let signing = match self.signing.read(Kind::Command, self.hosts.are_given()) {
+            Ok(signing) => signing,
+            Err(what) => {
+                complain(&what);
+                return Status::Usage;
+            }
+        };
         let order = Order {
             remote,
             targets,
             limits: Limits::none(self.timeout),
             rounds: self.count,
             pause: self.interval,
+            signing,
         };
         let parameters = BTreeMap::new();
         let mut message = |task: &TaskId| {
@@ -108,6 +120,7 @@ impl Ping {
         let mut times = Vec::new();
         let result = send(&order, &mut message, &mut |progress| match progress {
             Progress::Sent(..) => sent += 1,
+            Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
             Progress::Ended(target, _, reply) => {
                 if let Some(reply) = reply {
                     times.push(reply.took);

@@ -6,12 +6,14 @@ use clap::Args;
 use collectd_live::protocol::{command_to_json, TaskId};
 use collectd_live::sender::{send, Ending, Error, Limits, Order, Progress, Summary};
 use collectd_live::settings::Argument;
+use collectd_live::trust::Kind;
 
 use crate::broker::{filter, seconds, topic, Broker};
 use crate::fleet::Fleet;
 use crate::generate::statuses;
 use crate::hosts::{Care, Hosts};
 use crate::output::{complain, one_line, print, printable, Status};
+use crate::signing::{disbelieved, Signing};
 
 /// Sends a command and waits for its result.
 ///
@@ -37,6 +39,8 @@ pub(crate) struct SendCommand {
     parameter: Vec<(String, Argument)>,
     #[command(flatten)]
     broker: Broker,
+    #[command(flatten)]
+    signing: Signing,
     /// The topic that the host takes commands from
     #[arg(short, long, value_parser = topic)]
     topic: String,
@@ -109,6 +113,13 @@ impl SendCommand {
             }
         };
         let fleet = self.hosts.are_given();
+        let signing = match self.signing.read(Kind::Command, fleet) {
+            Ok(signing) => signing,
+            Err(what) => {
+                complain(&what);
+                return Status::Usage;
+            }
+        };
         let order = Order {
             remote,
             targets,
@@ -118,6 +129,7 @@ impl SendCommand {
             },
             rounds: 1,
             pause: Duration::ZERO,
+            signing,
         };
         let parameters = self.parameter.into_iter().collect();
         let mut message = |task: &TaskId| {
@@ -128,37 +140,42 @@ impl SendCommand {
             true => to_fleet(&order, &mut message, self.json),
             false => to_one(&order, &mut message, self.json),
         };
-        match result {
-            Ok(summary) => {
-                if let Some(lost) = &summary.lost {
-                    complain(&format_args!("the connection is lost: {lost}"));
-                } else if let Some(stop) = summary.stop {
-                    complain(&stop);
-                }
-                Status::from(&summary)
+        conclude(result)
+    }
+}
+
+/// Says what went wrong, if anything did.
+pub(crate) fn conclude(result: Result<Summary, Error>) -> Status {
+    match result {
+        Ok(summary) => {
+            if let Some(lost) = &summary.lost {
+                complain(&format_args!("the connection is lost: {lost}"));
+            } else if let Some(stop) = summary.stop {
+                complain(&stop);
             }
-            Err(error) => {
-                complain(&error);
-                Status::from(&error)
-            }
+            Status::from(&summary)
+        }
+        Err(error) => {
+            complain(&error);
+            Status::from(&error)
         }
     }
 }
 
-type Message<'a> = &'a mut dyn FnMut(&TaskId) -> String;
+pub(crate) type Message<'a> = &'a mut dyn FnMut(&TaskId) -> String;
 
-fn to_fleet(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
+pub(crate) fn to_fleet(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
     let mut fleet = Fleet::new(&order.targets, json);
-    let summary = send(order, message, &mut |progress| {
-        if let Progress::Ended(target, ending, reply) = progress {
-            fleet.ended(target, ending, reply);
-        }
+    let summary = send(order, message, &mut |progress| match progress {
+        Progress::Ended(target, ending, reply) => fleet.ended(target, ending, reply),
+        Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
+        Progress::Sent(..) => {}
     })?;
     fleet.finish(&summary);
     Ok(summary)
 }
 
-fn to_one(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
+pub(crate) fn to_one(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
     send(order, message, &mut |progress| match progress {
         Progress::Ended(_, _, Some(reply)) if reply.answer.is_none() => {}
         Progress::Ended(_, _, Some(reply)) if json => print(&one_line(reply.json)),
@@ -167,6 +184,7 @@ fn to_one(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Er
         }
         Progress::Ended(_, Ending::NoAnswer, None) => complain(&"there was no result in time"),
         Progress::Ended(..) => {}
+        Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
         Progress::Sent(..) if json => {}
         Progress::Sent(_, text) => print(&format!("Send command: {}", printable(text))),
     })
