@@ -351,9 +351,11 @@ impl Monitor {
         ] {
             self.metrics.set(metric, counter.load(Ordering::Relaxed));
         }
-        if let Phase::Running(running) = &*self.phase() {
-            let lost = running.trust.audit.lost();
-            self.metrics.set(Metric::AuditLost, lost);
+        if let Ok(phase) = self.phase.try_lock() {
+            if let Phase::Running(running) = &*phase {
+                let lost = running.trust.audit.lost();
+                self.metrics.set(Metric::AuditLost, lost);
+            }
         }
         for values in self.metrics.report() {
             if !self.daemon.dispatch_values(&values) {

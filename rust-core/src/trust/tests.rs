@@ -132,7 +132,6 @@ impl Host {
             syncer: None,
             freshness: settings.freshness,
             trust: Arc::clone(&self.trust),
-            metrics: Arc::default(),
             clock: Box::new(move || *clock.lock().unwrap()),
             outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
         }));
@@ -732,7 +731,6 @@ fn where_nonces_cannot_be_kept_nothing_signed_runs_and_the_reason_has_a_name() {
         syncer: None,
         freshness: settings.freshness,
         trust: Arc::clone(&host.trust),
-        metrics: Arc::default(),
         clock: Box::new(move || *clock.lock().unwrap()),
         outputs: Box::new(move |output| sink.lock().unwrap().push(output)),
     }));
