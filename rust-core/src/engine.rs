@@ -33,6 +33,8 @@ use crate::trust::{self, Authority, Signed, Trust};
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the disk may take before commands are run without it.
 const DISK_PATIENCE: Duration = Duration::from_secs(2);
+/// How many messages are taken before the disk is asked to keep what was written.
+const MAX_TOGETHER: usize = 16;
 /// How many results that the broker does not have are sent after a start.
 const MAX_UNDELIVERED: usize = 1024;
 /// How long an identical message without a timestamp is taken for the same task, where messages of any age are
@@ -272,7 +274,13 @@ impl Engine {
             let late = deadline.map_or_else(never, at);
             select! {
                 recv(inputs) -> input => match input {
-                    Ok(input) => self.input(input),
+                    Ok(input) => {
+                        self.input(input);
+                        // Messages that came together go to the disk together.
+                        for input in inputs.try_iter().take(MAX_TOGETHER) {
+                            self.input(input);
+                        }
+                    }
                     // Nobody sends any more. What runs may end in peace.
                     Err(_) => inputs = never(),
                 },
@@ -289,6 +297,10 @@ impl Engine {
                 },
                 recv(late) -> _ => self.disk_does_not_answer(),
                 recv(stop) -> _ => break,
+            }
+            // All that was written meanwhile takes one trip to the disk.
+            if let Some(syncer) = &mut self.parts.syncer {
+                syncer.begin();
             }
         }
         self.stop(events);

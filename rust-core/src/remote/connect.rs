@@ -1,5 +1,6 @@
 //! How to connect to a broker.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
@@ -71,6 +72,32 @@ pub(crate) fn password(path: &Path) -> Result<Secret, String> {
         return Err(fail(&"there is no password in its first line"));
     }
     Ok(Secret::new(line))
+}
+
+/// The password that the settings only say where to find, if they do. The function knows the environment.
+pub(super) fn kept_password(
+    settings: &settings::Remote,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Secret>, String> {
+    if let Some(path) = &settings.password_file {
+        return password(path).map(Some);
+    }
+    if let Some(name) = &settings.password_credential {
+        let directory = environment("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            format!("PasswordCredential: systemd has passed no credentials, so there is no {name:?}; the unit needs LoadCredential={name}:PATH")
+        })?;
+        return password(&Path::new(&directory).join(name)).map(Some);
+    }
+    let Some(name) = &settings.password_environment else {
+        return Ok(None);
+    };
+    let fail = |what| format!("PasswordEnvironment: the variable {name:?} {what}");
+    let value = environment(name).ok_or_else(|| fail("is not set"))?;
+    match value.into_string() {
+        Ok(text) if text.is_empty() => Err(fail("is empty")),
+        Ok(text) => Ok(Some(Secret::new(text))),
+        Err(_) => Err(fail("is not UTF-8")),
+    }
 }
 
 pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
@@ -187,6 +214,45 @@ mod tests {
             );
         }
         assert!(password(dir.path()).unwrap_err().contains("regular file"));
+    }
+
+    #[test]
+    fn a_password_is_found_where_the_settings_say() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("broker"), "from systemd\n").unwrap();
+        let environment = |name: &str| match name {
+            "CREDENTIALS_DIRECTORY" => Some(dir.path().into()),
+            "MQTT" => Some("from the environment".into()),
+            "EMPTY" => Some("".into()),
+            _ => None,
+        };
+        let find = |credential: Option<&str>, variable: Option<&str>| {
+            let settings = settings::Remote {
+                password_credential: credential.map(str::to_owned),
+                password_environment: variable.map(str::to_owned),
+                ..settings()
+            };
+            let found = kept_password(&settings, environment);
+            found.map(|password| password.map(|password| password.expose().to_owned()))
+        };
+        assert_eq!(find(None, None), Ok(None));
+        assert_eq!(find(Some("broker"), None), Ok(Some("from systemd".into())));
+        let expected = Ok(Some("from the environment".into()));
+        assert_eq!(find(None, Some("MQTT")), expected);
+        assert!(find(Some("missing"), None).unwrap_err().contains("missing"));
+        for (name, what) in [("EMPTY", "is empty"), ("NONE", "is not set")] {
+            let error = find(None, Some(name)).unwrap_err();
+            assert_eq!(
+                error,
+                format!("PasswordEnvironment: the variable {name:?} {what}")
+            );
+        }
+        let outside = settings::Remote {
+            password_credential: Some("broker".to_owned()),
+            ..settings()
+        };
+        let error = kept_password(&outside, |_| None).unwrap_err();
+        assert!(error.contains("LoadCredential=broker:PATH"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod backoff;
 pub(crate) mod connect;
 mod link;
 mod outbox;
+mod rivals;
 mod session;
 mod status;
 
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 use tracing::{debug, error, info, warn};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Notification, Severity};
 use crate::engine::{Delivery, Input, Output};
 use crate::json;
 use crate::metrics::{Metric, Metrics};
@@ -30,6 +31,7 @@ use backlog::Backlog;
 use backoff::Backoff;
 use link::{Cause, Client, Event, Events, Incoming, Limits, Lost, Outgoing};
 use outbox::{Outbox, Parcel};
+use rivals::Rivals;
 use session::Unreleased;
 
 /// How long a connection must last before the next attempt after it counts as a first one.
@@ -64,6 +66,7 @@ pub(crate) struct Remote {
     daemon: Arc<dyn Daemon>,
     settings: settings::Remote,
     options: link::Options,
+    client_id: String,
     host: String,
 }
 
@@ -103,14 +106,15 @@ impl Remote {
             .as_deref()
             .unwrap_or("collectd-monitor-%h")
             .replace("%h", host);
-        if let Some(path) = &settings.password_file {
-            settings.password = Some(connect::password(path)?);
+        if let Some(password) = connect::kept_password(&settings, |name| std::env::var_os(name))? {
+            settings.password = Some(password);
         }
         let will = status::offline(host, "lost", None);
         let options = link::Options::new(&settings, &client_id, Some(will))?;
         Ok(Self {
             settings,
             options,
+            client_id,
             host: host.to_owned(),
             daemon,
         })
@@ -123,6 +127,8 @@ impl Remote {
             backoff: Backoff::new(self.settings.reconnect),
             asking: Backoff::new(None),
             backlog: Backlog::default(),
+            rivals: Rivals::default(),
+            settles: None,
             remote: self,
             client,
             links,
@@ -159,6 +165,9 @@ struct Connection {
     unreleased: Unreleased,
     /// Which messages the broker may have kept while we were away.
     backlog: Backlog,
+    /// Whether another client has our client id, and when that is over unless it happens again.
+    rivals: Rivals,
+    settles: Option<Instant>,
     /// Messages of this connection that are in nobody's hands yet, by token.
     unacknowledged: HashMap<u64, (u16, Qos)>,
     next_token: u64,
@@ -204,6 +213,7 @@ impl Connection {
             loop {
                 let resubscribe = self.resubscribe.unwrap_or_else(Instant::now);
                 let hold = self.hold.unwrap_or_else(Instant::now);
+                let settles = self.settles.unwrap_or_else(Instant::now);
                 tokio::select! {
                     event = &mut poll => break event?,
                     Some(output) = self.links.outputs.recv() => self.take(output),
@@ -212,6 +222,7 @@ impl Connection {
                         self.hold = None;
                         self.send();
                     }
+                    () = sleep_until(settles), if self.settles.is_some() => self.settle(),
                     _ = self.links.stop.changed() => return Ok(()),
                 }
             }
@@ -266,9 +277,51 @@ impl Connection {
             self.unreleased.clear();
             self.outbox.start_over();
         }
+        let rivals = self.rivals.are_there();
+        self.settles = rivals.then(|| Instant::now() + rivals::SETTLED);
         self.since = self.remote.daemon.now();
         self.say_online();
         self.subscribe();
+    }
+
+    /// Another client throws us out again and again.
+    fn rival(&mut self) {
+        let id = &self.remote.client_id;
+        let what = format!(
+            "another client seems to use the client id {id:?}; each host needs one of its own (ClientId)"
+        );
+        error!("{what}");
+        self.links.metrics.set(Metric::SharedClientId, 1);
+        self.notify(Severity::Failure, what);
+    }
+
+    /// The connection lasts, so nobody throws us out any more.
+    fn settle(&mut self) {
+        self.settles = None;
+        self.rivals.settled();
+        let what = format!(
+            "no other client uses the client id {:?} any more",
+            self.remote.client_id
+        );
+        warn!("{what}");
+        self.links.metrics.set(Metric::SharedClientId, 0);
+        self.notify(Severity::Okay, what);
+        self.say_online();
+        self.send();
+    }
+
+    fn notify(&self, severity: Severity, message: String) {
+        let daemon = &self.remote.daemon;
+        daemon.dispatch_notification(&Notification {
+            severity,
+            time: daemon.now(),
+            message,
+            host: daemon.hostname(),
+            plugin: "monitor".to_owned(),
+            plugin_instance: "connection".to_owned(),
+            type_: "bool".to_owned(),
+            type_instance: "client_id_shared".to_owned(),
+        });
     }
 
     /// Tells that we are there, and what keeps us from working.
@@ -278,7 +331,9 @@ impl Connection {
         }
         let store = self.store();
         let hold = store.held(self.remote.daemon.now());
-        let online = status::online(&self.remote.host, store.starts(), self.since, hold);
+        let problem = self.rivals.are_there().then_some("client id shared");
+        let starts = store.starts();
+        let online = status::online(&self.remote.host, starts, self.since, problem, hold);
         drop(store);
         self.say(online);
     }
@@ -311,8 +366,19 @@ impl Connection {
         if was_connected.is_some() {
             self.backlog.lost(Instant::now());
         }
-        if was_connected.is_some_and(|since| since.elapsed() > STABLE) {
-            self.backoff.reset();
+        self.settles = None;
+        if let Some(since) = was_connected {
+            let lasted = since.elapsed();
+            if lost.cause == Cause::TakenOver {
+                self.count(Metric::TakenOver);
+            }
+            if self.rivals.lost(&lost.cause, lasted) {
+                self.rival();
+            }
+            // Two that throw each other out do so at leisure.
+            if lasted > STABLE && !self.rivals.are_there() {
+                self.backoff.reset();
+            }
         }
         self.count(match (was_connected.is_some(), &lost.cause) {
             (true, _) => Metric::Lost,

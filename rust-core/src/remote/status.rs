@@ -24,6 +24,8 @@ struct Online<'a> {
     version: &'a str,
     starts: u64,
     since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
     capabilities: &'a [&'a str],
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<OnHold<'a>>,
@@ -46,14 +48,21 @@ struct Offline<'a> {
     since: Option<String>,
 }
 
-/// The monitor is connected, and may be on hold.
-pub(super) fn online(host: &str, starts: u64, since: SystemTime, hold: Option<&Hold>) -> Vec<u8> {
+/// The monitor is connected, and may have a problem or be on hold.
+pub(super) fn online(
+    host: &str,
+    starts: u64,
+    since: SystemTime,
+    problem: Option<&str>,
+    hold: Option<&Hold>,
+) -> Vec<u8> {
     json(&Online {
         state: "online",
         host,
         version: env!("CARGO_PKG_VERSION"),
         starts,
         since: iso8601(since),
+        problem,
         capabilities: &CAPABILITIES,
         hold: hold.map(|hold| OnHold {
             target: &hold.target,

@@ -20,7 +20,7 @@ use crate::threads::{self, Failure};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a command may know of the daemon's environment. The rest, like `NOTIFY_SOCKET`, is not its business.
-const ENVIRONMENT: [&str; 9] = [
+pub(crate) const ENVIRONMENT: [&str; 9] = [
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
 ];
 

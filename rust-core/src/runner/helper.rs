@@ -1,5 +1,6 @@
 //! The helper's side: runs commands, watches them, ends them.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process_group, pidfd_open, Pid, PidfdFlags, Signal};
 
+use super::scope::{self, Scopes, Started};
 use super::{read_frame, write_frame, End, Job, Report, PROTOCOL};
 use crate::boundary::{self, Boundary};
 use crate::ffi::os;
@@ -29,6 +31,14 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 
 /// The program `collectd-live-runner`.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1).map(OsString::into_string);
+    if words.next() == Some(Ok(scope::ARGUMENT.to_owned())) {
+        // What is not UTF-8 did not come from the monitor.
+        return match words.collect::<Result<Vec<_>, _>>() {
+            Ok(words) => scope::become_command(&words),
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let stdin = io::stdin();
     if rustix::net::sockopt::socket_type(stdin.as_fd()).is_err() {
         let text = "This program is started by collectd's plugin monitor, with a socket as its standard input.\n";
@@ -52,19 +62,20 @@ fn serve(mut socket: UnixStream) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let reports = Mutex::new(reports);
+    let scopes = Scopes::detect();
     if !tell(&reports, &Report::Hello { protocol: PROTOCOL }) {
         return ExitCode::FAILURE;
     }
     thread::scope(|scope| {
         while let Ok(Some(job)) = read_frame::<Job>(&mut socket) {
-            let (reports, stopped) = (&reports, stopped.as_fd());
+            let (reports, stopped, scopes) = (&reports, stopped.as_fd(), &scopes);
             let id = job.id;
             let started =
                 thread::Builder::new()
                     .stack_size(256 * 1024)
                     .spawn_scoped(scope, move || {
                         // If nobody listens any more, the main thread has seen that as well.
-                        tell(reports, &run(&job, stopped));
+                        tell(reports, &run(&job, scopes, stopped));
                     });
             if let Err(error) = started {
                 tell(
@@ -87,7 +98,7 @@ fn tell(reports: &Mutex<UnixStream>, report: &Report) -> bool {
     write_frame(&mut *socket, report).is_ok()
 }
 
-fn run(job: &Job, stopped: BorrowedFd<'_>) -> Report {
+fn run(job: &Job, scopes: &Scopes, stopped: BorrowedFd<'_>) -> Report {
     let (program, arguments) = match &job.program {
         Program::Shell(line) => ("/bin/sh", vec!["-c", line.as_str()]),
         Program::Argv(argv) => {
@@ -96,27 +107,24 @@ fn run(job: &Job, stopped: BorrowedFd<'_>) -> Report {
         }
     };
     let not_started = |error: String| Report::NotStarted { id: job.id, error };
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    if job.user.is_some() || job.group.is_some() {
-        match os::Identity::find(job.user.as_deref(), job.group.as_deref()) {
-            Ok(identity) => identity.assume(&mut command),
-            Err(error) => return not_started(error),
+    let prepare = |command: &mut Command| {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .envs(&job.env);
+        if let Some(cwd) = &job.cwd {
+            command.current_dir(cwd);
         }
-    }
-    command.envs(&job.env);
+    };
     if let Some(cwd) = &job.cwd {
         // The error of a missing directory would look like that of a missing program.
         match std::fs::metadata(cwd) {
-            Ok(metadata) if metadata.is_dir() => command.current_dir(cwd),
+            Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return not_started(format!("{}: is not a directory", cwd.display())),
             Err(error) => return not_started(format!("{}: {error}", cwd.display())),
-        };
+        }
     }
     let exited = |status| Report::Finished {
         id: job.id,
@@ -125,7 +133,24 @@ fn run(job: &Job, stopped: BorrowedFd<'_>) -> Report {
         errors: String::new(),
     };
     boundary::reached_by_helper(Boundary::BeforeFork);
-    let spawned = command.spawn();
+    let words: Vec<&str> = [program].into_iter().chain(arguments).collect();
+    let spawned = match scopes.start(job, &words, prepare) {
+        Started::Running(child) => Ok(child),
+        Started::Failed(error) => Err(error),
+        Started::Refused(why) => return not_started(why),
+        Started::NoScope => {
+            let mut command = Command::new(program);
+            command.args(&words[1..]);
+            if job.user.is_some() || job.group.is_some() {
+                match os::Identity::find(job.user.as_deref(), job.group.as_deref()) {
+                    Ok(identity) => identity.assume(&mut command),
+                    Err(error) => return not_started(error),
+                }
+            }
+            prepare(&mut command);
+            command.spawn()
+        }
+    };
     boundary::reached_by_helper(Boundary::AfterExec);
     let child = match spawned {
         Ok(child) => child,
@@ -431,7 +456,7 @@ mod tests {
     fn run_it(job: &Job) -> Result<Ran, String> {
         let (_stop, stopped) = UnixStream::pair().unwrap();
         let started = Instant::now();
-        match run(job, stopped.as_fd()) {
+        match run(job, &Scopes::default(), stopped.as_fd()) {
             Report::Finished {
                 id: 1,
                 end,
@@ -658,7 +683,7 @@ mod tests {
         let (stop, stopped) = UnixStream::pair().unwrap();
         let job = job(Program::Shell("echo begun; exec sleep 100".into()));
         thread::scope(|scope| {
-            let report = scope.spawn(|| run(&job, stopped.as_fd()));
+            let report = scope.spawn(|| run(&job, &Scopes::default(), stopped.as_fd()));
             drop(stop);
             match report.join().unwrap() {
                 Report::Finished {

@@ -8,6 +8,7 @@
 
 mod client;
 mod helper;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 
 pub use client::Client;
+pub(crate) use client::ENVIRONMENT;
 pub use helper::main as helper_main;
 
 use crate::settings::{CommandSpec, Program, MAX_MAX_OUTPUT};

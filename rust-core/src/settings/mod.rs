@@ -163,6 +163,10 @@ pub struct Remote {
     pub password: Option<Secret>,
     /// Where the proof is, if it is not given.
     pub password_file: Option<PathBuf>,
+    /// Or which credential of systemd it is.
+    pub password_credential: Option<String>,
+    /// Or which variable of the environment holds it.
+    pub password_environment: Option<String>,
     /// Whether the broker is to forget about us when we go.
     pub clean_session: bool,
     /// The name of our session, where it is not made from the host's. `%h` stands for the host's.
@@ -197,6 +201,8 @@ impl Default for Remote {
             user: None,
             password: None,
             password_file: None,
+            password_credential: None,
+            password_environment: None,
             clean_session: false,
             client_id: None,
             qos: Qos::default(),
@@ -333,9 +339,11 @@ enum Setting {
     RuleInstructions,
     RuleQueue,
     RuleShadow,
+    PasswordCredential,
+    PasswordEnvironment,
 }
 
-const KEYS: [(&str, Setting); 38] = [
+const KEYS: [(&str, Setting); 40] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -374,6 +382,8 @@ const KEYS: [(&str, Setting); 38] = [
     ("RuleInstructions", Setting::RuleInstructions),
     ("RuleQueue", Setting::RuleQueue),
     ("RuleShadow", Setting::RuleShadow),
+    ("PasswordCredential", Setting::PasswordCredential),
+    ("PasswordEnvironment", Setting::PasswordEnvironment),
 ];
 
 impl Setting {
@@ -692,6 +702,12 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         Setting::CommandTopic if !rumqttc::valid_filter(&text) || text.len() > MAX_TOPIC => {
             Err("is not a topic to subscribe to".to_owned())
         }
+        Setting::PasswordCredential if text.contains('/') || text.starts_with('.') => {
+            Err("is not the name of a credential".to_owned())
+        }
+        Setting::PasswordEnvironment if crate::runner::ENVIRONMENT.contains(&text.as_str()) => {
+            Err("must not be a variable that commands are given".to_owned())
+        }
         Setting::Protocol => match text.as_str() {
             "3.1.1" => Ok(Checked::Protocol(Protocol::V3)),
             "5" | "5.0" => Ok(Checked::Protocol(Protocol::V5)),
@@ -962,14 +978,22 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
     let user = text(given, Setting::User);
     let password = text(given, Setting::Password).map(Secret::new);
     let password_file = text(given, Setting::PasswordFile).map(PathBuf::from);
-    if user.is_none() && password.is_some() {
-        problems.block("Password", "is of no use without a User");
-    }
-    if user.is_none() && password_file.is_some() {
-        problems.block("PasswordFile", "is of no use without a User");
-    }
-    if password.is_some() && password_file.is_some() {
-        problems.block("PasswordFile", "is of no use beside a Password");
+    let password_credential = text(given, Setting::PasswordCredential);
+    let password_environment = text(given, Setting::PasswordEnvironment);
+    let mut earlier = None;
+    for (key, there) in [
+        (Setting::Password, password.is_some()),
+        (Setting::PasswordFile, password_file.is_some()),
+        (Setting::PasswordCredential, password_credential.is_some()),
+        (Setting::PasswordEnvironment, password_environment.is_some()),
+    ] {
+        if there && user.is_none() {
+            problems.block(key.name(), "is of no use without a User");
+        }
+        if let (true, Some(other)) = (there, earlier) {
+            problems.block(key.name(), format!("is of no use beside a {other}"));
+        }
+        earlier = earlier.or(there.then(|| key.name()));
     }
     let secure = flag(given, Setting::Secure).unwrap_or(false);
     let tls = tls(given, secure, problems);
@@ -998,6 +1022,8 @@ fn remote(given: &mut Given, problems: &mut Problems) -> Option<Remote> {
         user,
         password,
         password_file,
+        password_credential,
+        password_environment,
         clean_session: flag(given, Setting::CleanSession).unwrap_or(false),
         client_id: text(given, Setting::ClientId),
         qos: match given.remove(&Setting::QoS) {

@@ -72,6 +72,8 @@ fn the_defaults_are_those_of_the_original() {
             user: None,
             password: None,
             password_file: None,
+            password_credential: None,
+            password_environment: None,
             clean_session: false,
             client_id: None,
             qos: Qos::ExactlyOnce,
@@ -126,6 +128,8 @@ fn every_setting_of_the_block_is_read() {
             user: Some("u".into()),
             password: Some(Secret::new("p")),
             password_file: None,
+            password_credential: None,
+            password_environment: None,
             clean_session: true,
             client_id: Some("id".into()),
             qos: Qos::AtLeastOnce,
@@ -672,6 +676,35 @@ fn the_version_of_mqtt_is_one_of_two() {
         let problems = Settings::read(&minimal().with(key, value)).unwrap_err();
         let expected = format!("<Plugin monitor>: {key}: is of no use without Protocol 5");
         assert_eq!(problems.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_password_has_one_place() {
+    let with = |key: &str| {
+        minimal()
+            .with("User", "u")
+            .with("Password", "p")
+            .with(key, "x")
+    };
+    for key in ["PasswordCredential", "PasswordEnvironment"] {
+        let problems = Settings::read(&with(key)).unwrap_err();
+        let expected = format!("<Plugin monitor>: {key}: is of no use beside a Password");
+        assert_eq!(problems.to_string(), expected);
+        let problems = Settings::read(&minimal().with(key, "x")).unwrap_err();
+        let expected = format!("<Plugin monitor>: {key}: is of no use without a User");
+        assert_eq!(problems.to_string(), expected);
+    }
+    for (key, value) in [
+        ("PasswordCredential", "../x"),
+        ("PasswordEnvironment", "PATH"),
+    ] {
+        let problems = Settings::read(&minimal().with("User", "u").with(key, value)).unwrap_err();
+        assert!(
+            problems.to_string().contains("must not be")
+                || problems.to_string().contains("is not the name"),
+            "{problems}"
+        );
     }
 }
 

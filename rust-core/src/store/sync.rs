@@ -13,6 +13,7 @@ pub(crate) struct Syncer {
     wanted: Arc<AtomicU64>,
     wake: Sender<()>,
     last: u64,
+    begun: u64,
 }
 
 /// Brings it there. Belongs to a thread.
@@ -40,21 +41,30 @@ impl Syncer {
             wanted,
             wake,
             last: 0,
+            begun: 0,
         };
         (syncer, worker, progress)
     }
 
     /// Everything that was written so far is to be on the disk. When the worker names this number or a higher
-    /// one, it is.
+    /// one, it is. Begins with [`Self::begin`], so that one trip to the disk does for all that is written
+    /// together.
     pub(crate) fn request(&mut self) -> u64 {
         self.last += 1;
         self.wanted.store(self.last, Ordering::Release);
+        self.last
+    }
+
+    /// Brings what was asked for to the disk.
+    pub(crate) fn begin(&mut self) {
+        if std::mem::replace(&mut self.begun, self.last) == self.last {
+            return;
+        }
         match self.wake.try_send(()) {
             // One that was not looked at yet will do.
             Ok(()) | Err(TrySendError::Full(())) => {}
             Err(TrySendError::Disconnected(())) => error!("nobody brings the journal to the disk"),
         }
-        self.last
     }
 }
 
@@ -75,5 +85,28 @@ impl Worker {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_asked_for_together_is_one_trip_to_the_disk() {
+        let (mut syncer, worker, progress) = Syncer::new(tempfile::tempfile().unwrap());
+        let thread = std::thread::spawn(|| worker.run());
+        assert_eq!((syncer.request(), syncer.request()), (1, 2));
+        assert!(progress.try_recv().is_err());
+        syncer.begin();
+        syncer.begin();
+        assert_eq!(progress.recv_timeout(Duration::from_secs(20)), Ok(2));
+        assert_eq!(syncer.request(), 3);
+        syncer.begin();
+        assert_eq!(progress.recv_timeout(Duration::from_secs(20)), Ok(3));
+        drop(syncer);
+        thread.join().unwrap();
+        assert!(progress.try_recv().is_err());
     }
 }

@@ -348,3 +348,38 @@ fn tls_refuses_a_broker_with_another_name() {
     monitor.logged("still cannot connect", 2);
     assert_eq!(monitor.daemon.count("connected to the broker"), 0);
 }
+
+#[test]
+fn two_hosts_with_the_same_client_id_are_named() {
+    if !broker_is_installed("two_hosts_with_the_same_client_id_are_named") {
+        return;
+    }
+    for protocol in ["3.1.1", "5"] {
+        let broker = Broker::start();
+        let with = |id: &str| {
+            block(&broker)
+                .with("Protocol", protocol)
+                .with("ClientId", "same")
+                .with("StatusTopic", format!("status/{id}").as_str())
+        };
+        let watcher = Sender::listen(&broker, "status/#");
+        let (first, second) = (Running::with(with("1")), Running::with(with("2")));
+        let named = "another client seems to use the client id \"same\"";
+        for monitor in [&first, &second] {
+            monitor.logged(named, 1);
+            let said = monitor.daemon.notifications();
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].message.starts_with(named), "{said:?}");
+        }
+        eventually("the status says so", SOON, || {
+            let said = watcher.received();
+            let said = said
+                .iter()
+                .filter(|text| text.contains(r#""problem":"client id shared""#));
+            (said.count() > 0).then_some(())
+        });
+        for monitor in [&first, &second] {
+            assert_eq!(monitor.daemon.count(named), 1);
+        }
+    }
+}
