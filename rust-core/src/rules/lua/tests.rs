@@ -9,6 +9,7 @@ use crate::fake::FakeDaemon;
 use crate::logging::{Device, Logger, Threshold};
 use crate::rules::task::Action;
 use crate::rules::Origin;
+use crate::settings::Argument;
 
 /// A state with what it logs.
 struct Fixture {
@@ -150,6 +151,24 @@ fn commands(answers: Vec<Answer<Function>>) -> Vec<(usize, String)> {
         other => panic!("{other:?}"),
     };
     answers.into_iter().map(command).collect()
+}
+
+/// The parameter `text` of the only task that was asked for: longer than a name may be.
+fn said(answers: Vec<Answer<Function>>) -> String {
+    let [(
+        _,
+        Ok(Task {
+            action: Action::Command { params, .. },
+            ..
+        }),
+    )] = &answers[..]
+    else {
+        panic!("{answers:?}");
+    };
+    match &params["text"] {
+        Argument::Text(text) => text.clone(),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn names(state: &LuaState) -> Vec<String> {
@@ -768,7 +787,8 @@ proptest! {
         let f = Fixture::new();
         let mut state = f.file(
             "local function show(t, rest)
-               return { service = 's', command = table.concat({ t.host, t.plugin, t.plugin_instance, t.type, t.type_instance, rest }, '|') }
+               local text = table.concat({ t.host, t.plugin, t.plugin_instance, t.type, t.type_instance, rest }, '|')
+               return { service = 's', command = 'c', params = { text = text } }
              end
              return function(t)
                local words = {}
@@ -787,8 +807,8 @@ proptest! {
             interval: Duration::from_secs(1),
             values: values.iter().copied().map(DataValue::Gauge).collect(),
         }));
-        let command = commands(state.call(&[0], &sample)).pop().unwrap().1;
-        let (names, numbers) = command.rsplit_once('|').unwrap();
+        let text = said(state.call(&[0], &sample));
+        let (names, numbers) = text.rsplit_once('|').unwrap();
         prop_assert_eq!(names, texts.join("|"));
         let mut numbers = numbers.split(' ');
         prop_assert_eq!(numbers.next().unwrap(), values.len().to_string());
@@ -806,8 +826,8 @@ proptest! {
             },
             origin: Origin::default(),
         }));
-        let command = commands(state.call(&[1], &notice)).pop().unwrap().1;
-        prop_assert_eq!(command, format!("{}|{message}", texts.join("|")));
+        let text = said(state.call(&[1], &notice));
+        prop_assert_eq!(text, format!("{}|{message}", texts.join("|")));
     }
 
     /// A rule file may hold anything, and what a handler returns may be anything.
