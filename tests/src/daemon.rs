@@ -662,6 +662,27 @@ impl Daemon {
         self.run_collectdctl(&mut command, args)
     }
 
+    /// Sends a line that `collectdctl` does not send to the control socket, as the user "nobody"; the daemon
+    /// must be open to all users.
+    ///
+    /// # Panics
+    /// If the answer is not one of success.
+    #[track_caller]
+    pub fn send_as_nobody(&self, line: &str) {
+        let nobody = NOBODY.to_string();
+        let script = "my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
+                      print $s \"$ARGV[1]\\n\"; $s->flush; print scalar <$s>";
+        let output = Command::new("setpriv")
+            .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
+            .args(["--", "perl", "-MIO::Socket::UNIX", "-e", script])
+            .arg(self.socket())
+            .arg(line)
+            .current_dir("/")
+            .output()
+            .expect("perl");
+        assert!(output.stdout.starts_with(b"0 "), "{output:?}");
+    }
+
     fn run_collectdctl(&self, command: &mut Command, args: &[&str]) -> Collectdctl {
         let output = command
             .arg("-s")

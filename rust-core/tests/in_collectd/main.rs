@@ -9,6 +9,7 @@ mod connection;
 mod lifecycle;
 mod migrate;
 mod panics;
+mod recovery;
 mod rules;
 mod settings;
 mod syslog;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use collectd_live_tests::{eventually, Builder, Daemon, Variant};
+use collectd_live_tests::{eventually, may_change_user, skip, Builder, Daemon, Variant};
 
 use crate::support::SOON;
 use crate::{can_run, monitor_threads, prefix};
@@ -87,7 +87,13 @@ fn rules_of_every_shape_see_values_and_notifications() {
     if !can_run("rules_of_every_shape_see_values_and_notifications") {
         return;
     }
-    let site = Ruled::start(&[
+    if !may_change_user() {
+        return skip(
+            "rules_of_every_shape_see_values_and_notifications",
+            "root, to become another user",
+        );
+    }
+    let files = [
         (
             "a.lua",
             "seen = 0
@@ -128,14 +134,14 @@ fn rules_of_every_shape_see_values_and_notifications() {
                mine = { match = { plugin = 'outside' }, handler = function(t)
                collectd.log_error('not for me') end } }",
         ),
-    ]);
+    ];
+    let site = Ruled::with(builder().open_to_all_users(), &files, "");
     site.logged("shared: ", 1);
     site.logged("last: ", 1);
     site.logged("matched ", 3);
     site.daemon.wait_for_value_of("ruled");
     site.daemon
-        .ctl("PUTNOTIF severity=warning time=1500000000 plugin=outside message=hello")
-        .expect_ok();
+        .send_as_nobody("PUTNOTIF severity=warning time=1500000000 plugin=outside message=hello");
     site.logged("from outside: hello", 1);
     // Loading a plugin is told by the daemon itself.
     site.daemon.provide("uptime");

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use collectd_live_tests::{
@@ -48,23 +47,6 @@ fn sources(file: &Path, thing: &str) -> Vec<String> {
     sources.sort();
     sources.dedup();
     sources
-}
-
-/// Sends a line that `collectdctl` does not send.
-#[track_caller]
-fn send_as_nobody(daemon: &Daemon, line: &str) {
-    let nobody = "65534";
-    let script = "my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
-                  print $s \"$ARGV[1]\\n\"; $s->flush; print scalar <$s>";
-    let output = Command::new("setpriv")
-        .args(["--reuid", nobody, "--regid", nobody, "--clear-groups", "--"])
-        .args(["perl", "-MIO::Socket::UNIX", "-e", script])
-        .arg(daemon.socket())
-        .arg(line)
-        .current_dir("/")
-        .output()
-        .expect("perl");
-    assert!(output.stdout.starts_with(b"0 "), "{output:?}");
 }
 
 /// Proves that what the clients of the control socket send is told apart by who
@@ -144,7 +126,7 @@ fn what_other_users_send_is_foreign() {
 
     let notify = "PUTNOTIF severity=failure time=1 message=hello host=testhost plugin=note type=gauge type_instance=";
     daemon.ctl(&format!("{notify}a")).expect_ok();
-    send_as_nobody(&daemon, &format!("{notify}b"));
+    daemon.send_as_nobody(&format!("{notify}b"));
     wait_for(&file, "notification note/gauge/a unixsock local");
     wait_for(&file, "notification note/gauge/b unixsock foreign");
 
