@@ -220,13 +220,16 @@ fn a_value_becomes_a_command_and_its_result_a_notification() {
 
 #[test]
 fn a_condition_that_stays_true_has_one_command_at_a_time() {
-    let f = Fixture::new(&[("disk.lua", LOW)]);
+    let mark = "function(t) if t.plugin == 'marker' then collectd.log_info('marked') return end";
+    let f = Fixture::new(&[("disk.lua", &LOW.replacen("function(t)", mark, 1))]);
     for _ in 0..50 {
         f.value_of("p", "a", 3.0);
         f.value_of("p", "b", 3.0);
     }
     let first = f.task();
+    // All of them have been looked at by now.
     f.value_of("marker", "", 1.0);
+    f.logged("marked", 1);
     // The same command with the same parameters is the same action, whatever the series.
     f.end(&first, Code::Exit(1), "no");
     f.told("\"no\"");

@@ -329,10 +329,16 @@ impl Inner {
             spent: Cell::new(0),
             call: Cell::new(0),
         });
-        let modern = !cfg!(feature = "luajit");
+        let dialect = match cfg!(feature = "luajit") {
+            true => None,
+            false => {
+                let dialect = lua.load(include_str!("dialect.lua")).set_name("=dialect");
+                Some(dialect.into_function()?)
+            }
+        };
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude");
         let (functions, call_metric, call_notification, call_other, metric) =
-            prelude.call((native, mark.clone(), limits.sandbox, modern))?;
+            prelude.call((native, mark.clone(), limits.sandbox, dialect))?;
         // Under LuaJIT the limit of memory is looked at with that of instructions.
         let memory = match lua.set_memory_limit(limits.memory) {
             Ok(_) => usize::MAX,
@@ -403,6 +409,13 @@ impl Inner {
                 false => Err(fault_of_value(&value)),
             };
             told.push((id.saturating_sub(1), value));
+        }
+        if told
+            .iter()
+            .any(|(_, value)| matches!(value, Err(Fault::Memory)))
+        {
+            // LuaJIT counts what nobody holds any more, and the next call would pay for it.
+            self.lua.gc_collect()?;
         }
         Ok(told)
     }
