@@ -686,12 +686,12 @@ mod tests {
         let parsed = read_task(with(&[("cooldwon", text("1m"))])).unwrap();
         assert_eq!(parsed.unwrap().unknown, ["cooldwon"]);
         // Here, there are no others.
-        let verify = table(&[("within", text("1m")), ("chekc", Raw::Nil)]);
+        let verify = table(&[("within", text("1m")), ("checks", Raw::Nil)]);
         let step = list(&[table(&[("load_plugin", text("df")), ("for", text("1m"))])]);
         let mistakes = read_task(with(&[("verify", verify), ("escalate", step)]));
         assert_eq!(
             mistakes.unwrap_err().to_string(),
-            "verify.chekc: means nothing here; escalate[1].for: means nothing here"
+            "verify.checks: means nothing here; escalate[1].for: means nothing here"
         );
     }
 

@@ -401,8 +401,8 @@ fn what_is_wrong_in_a_task_is_named() {
         ("clear = 1", "clear: must be a function, not 1"),
         ("max_per_hour = 0.5", "max_per_hour: must be a whole number"),
         (
-            "verify = { within = 1, chek = 1 }",
-            "verify.chek: means nothing",
+            "verify = { within = 1, checks = 1 }",
+            "verify.checks: means nothing",
         ),
         (
             "escalate = { { service = 's' } }",
