@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use collectd_live_tests::{eventually, may_change_user, skip, Builder, Daemon, Variant};
+use collectd_live_tests::{eventually, may_change_user, patience, skip, Builder, Daemon, Variant};
 
 use crate::support::SOON;
 use crate::{can_run, monitor_threads, prefix};
@@ -270,11 +271,14 @@ fn rules_change_while_values_and_notifications_storm() {
                   { match = { foreign = true }, handler = function(t) heard = (heard or 0) + 1
                     if heard % 100 == 0 then collectd.log_info('heard so many: ' .. heard) end end }";
     let site = Ruled::with(builder, &[("a.lua", counts)], "");
-    let until = Instant::now() + Duration::from_secs(6);
+    // It lasts until edits have come into force in the middle of it.
+    let over = AtomicBool::new(false);
+    let reloaded = || site.daemon.log().matches("rules are in force").count() >= 3;
+    let deadline = Instant::now() + patience(SOON);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while Instant::now() < until {
+                while !over.load(Ordering::Relaxed) {
                     site.daemon
                         .ctl("PUTNOTIF severity=okay time=1500000000 plugin=storm message=x")
                         .expect_ok();
@@ -284,7 +288,7 @@ fn rules_change_while_values_and_notifications_storm() {
         }
         scope.spawn(|| {
             let mut round = 0;
-            while Instant::now() < until {
+            while !reloaded() && Instant::now() < deadline {
                 round += 1;
                 let rule = format!("return function() round = {round} end");
                 site.write("b.lua", if round % 3 == 0 { "= broken" } else { &rule });
@@ -294,6 +298,7 @@ fn rules_change_while_values_and_notifications_storm() {
                 }
                 std::thread::sleep(Duration::from_millis(100)); // The pace of the edits.
             }
+            over.store(true, Ordering::Relaxed);
         });
     });
     site.logged("heard so many: 100", 1);
