@@ -14,7 +14,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, thread};
@@ -369,10 +369,13 @@ struct Peers {
 
 impl Peers {
     fn new() -> Self {
+        // Storms of one process may take place at the same time.
+        static NEXT: AtomicU16 = AtomicU16::new(25_900);
+        let address = || own_address(NEXT.fetch_add(1, Ordering::Relaxed));
         Peers {
-            statsd: own_address(8125),
-            network: own_address(25_826),
-            sink: own_address(25_827),
+            statsd: address(),
+            network: address(),
+            sink: address(),
         }
     }
 
