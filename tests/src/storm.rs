@@ -880,10 +880,6 @@ impl Client<'_> {
             "{action} {name} ({before:?}) with {config:?} gives: {reply:?}"
         );
         if after == State::Gone && random.chance(20) {
-            // Whoever lists plugins at the same time may hold the object for a moment.
-            eventually(&format!("{name} is unmapped"), DEADLINE, || {
-                (!daemon.is_mapped(&name)).then_some(())
-            });
             daemon.assert_gone(&name);
         }
     }
