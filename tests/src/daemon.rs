@@ -519,16 +519,21 @@ impl Daemon {
             listed.is_none(),
             "{name} should be gone, but is listed: {listed:?}"
         );
+        let mappings = self.mappings(name);
         assert!(
-            !self.is_mapped(name),
-            "{name}.so should be unmapped, but is still mapped"
+            mappings.is_empty(),
+            "{name}.so should be unmapped, but is still mapped: {mappings:#?}"
         );
     }
 
     /// Whether the plugin's object is in the process's memory map.
     pub fn is_mapped(&self, name: &str) -> bool {
+        !self.mappings(name).is_empty()
+    }
+
+    fn mappings(&self, name: &str) -> Vec<String> {
         let object = self.path("plugins").join(format!("{name}.so"));
-        process::mapped_files(self.pid).contains(&object)
+        process::mappings(self.pid, &object)
     }
 
     /// The identifier of a value of this daemon, from the part after the host.

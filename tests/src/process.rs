@@ -1,7 +1,7 @@
 //! What the kernel says about a daemon's process.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Facts about a process at one moment.
@@ -61,12 +61,29 @@ pub(crate) fn time_on_cpu(pid: u32, prefixes: &[&str]) -> Duration {
     Duration::from_nanos(nanoseconds)
 }
 
-/// The files mapped into a process, in the order of `/proc/<pid>/maps`.
-pub(crate) fn mapped_files(pid: u32) -> Vec<PathBuf> {
+/// The lines of `/proc/<pid>/maps` that are about a file, if code of it is mapped.
+///
+/// A sanitizer that reports something maps files to read their symbols, and
+/// leaves it at that: such a file is not loaded.
+pub(crate) fn mappings(pid: u32, file: &Path) -> Vec<String> {
     let path = format!("/proc/{pid}/maps");
     let maps = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    maps.lines()
-        .filter_map(|line| line.find('/').map(|at| &line[at..]))
-        .map(|file| PathBuf::from(file.trim_end_matches(" (deleted)")))
-        .collect()
+    let lines: Vec<_> = maps
+        .lines()
+        .filter(|line| {
+            line.find('/')
+                .is_some_and(|at| Path::new(line[at..].trim_end_matches(" (deleted)")) == file)
+        })
+        .map(str::to_owned)
+        .collect();
+    let is_code = |line: &String| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|mode| mode.contains('x'))
+    };
+    if lines.iter().any(is_code) {
+        lines
+    } else {
+        Vec::new()
+    }
 }
