@@ -218,6 +218,89 @@ fn exec_leaves_no_trace() {
     });
 }
 
+/// How many ends of pipes the daemon has open.
+fn pipes(daemon: &Daemon) -> usize {
+    let dir = format!("/proc/{}/fd", daemon.pid());
+    fs::read_dir(&dir)
+        .unwrap_or_else(|e| panic!("{dir}: {e}"))
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("pipe:"))
+        .count()
+}
+
+/// A daemon whose directory programs of another user can write to, that user, and
+/// how many ends of pipes are open.
+fn daemon_for_programs() -> (Daemon, String, usize) {
+    let daemon = Daemon::builder(Variant::Asan).available("exec").start();
+    fs::set_permissions(daemon.path("."), Permissions::from_mode(0o777))
+        .expect("opening the daemon's directory");
+    let pipes = pipes(&daemon);
+    (daemon, ordinary_user(), pipes)
+}
+
+/// Unloads `exec` although a program holds on to a thread, and checks that
+/// nothing of it remains, and that it can be loaded again.
+#[track_caller]
+fn unload_exec(daemon: &Daemon, pipes_before: usize, config: &str) {
+    daemon.unload("exec").expect_ok();
+    daemon.assert_gone("exec");
+    assert!(ignores_sigchld(daemon), "SIGCHLD has changed");
+    assert_eq!(pipes(daemon), pipes_before, "pipes");
+    daemon.load("exec", &[("config", config)]).expect_ok();
+    daemon.unload("exec").expect_ok();
+}
+
+/// Proves that `exec` goes although a program does not read a notification that
+/// is too long for the pipe.
+#[test]
+fn exec_goes_although_a_notification_is_not_read() {
+    let (daemon, user, before) = daemon_for_programs();
+    let (started, release) = (daemon.path("started"), daemon.path("release"));
+    let config = format!(
+        "NotificationExec \"{user}\" \"/bin/sh\" \"-c\" \"head -c 100 | grep -q long || exit; : > {}; \
+         while [ ! -e {} ]; do sleep 0.1; done\"",
+        started.display(),
+        release.display()
+    );
+    daemon.load("exec", &[("config", &config)]).expect_ok();
+    let long = "x".repeat(200_000);
+    daemon
+        .ctl(&format!(
+            "PUTNOTIF severity=okay time=1 s:long={long} message=hello"
+        ))
+        .expect_ok();
+    eventually("the program to have been started", DEADLINE, || {
+        started.exists().then_some(())
+    });
+    unload_exec(&daemon, before, &config);
+    fs::write(&release, "").expect("letting the program end");
+    daemon.wait_for_log("does not read its notification to the end");
+    eventually("the end of all programs", DEADLINE, || {
+        children(&daemon).is_empty().then_some(())
+    });
+    daemon.stop();
+}
+
+/// Proves that `exec` goes although a program neither ends nor stops talking.
+#[test]
+fn exec_goes_although_a_program_goes_on_and_on() {
+    let (daemon, user, before) = daemon_for_programs();
+    // So many that there is always something to read. They end when nobody
+    // listens any more.
+    let config = format!(
+        "Exec \"{user}\" \"/bin/sh\" \"-c\" \"trap '' TERM; \
+         for i in 1 2 3 4 5 6 7 8; do yes PUTVAL testhost/exec/gauge-x interval=1 N:1 & done; wait\""
+    );
+    daemon.load("exec", &[("config", &config)]).expect_ok();
+    eventually("a value", DEADLINE, || daemon.getval("exec/gauge-x"));
+    unload_exec(&daemon, before, &config);
+    daemon.wait_for_log("A program does not end, it is left to itself.");
+    eventually("the end of all programs", DEADLINE, || {
+        children(&daemon).is_empty().then_some(())
+    });
+    daemon.stop();
+}
+
 /// Proves that `write_http` can come and go for ever, with values in each format
 /// and notifications to post, with two nodes of one name, with a server that is
 /// down and with a node that is refused.
