@@ -6,7 +6,9 @@
 //! made, so a full filesystem does not matter.
 //!
 //! Everything is checked by a CRC. Records also have the generation of their half: what is left of an older
-//! one is not mistaken for theirs. A damaged record is skipped, and those behind it are still found.
+//! one is not mistaken for theirs. So no generation may be used twice, also where a half was only begun, or its
+//! header cannot be read any more. A damaged record is skipped, and those behind it are still found. Where the
+//! header is damaged, the records tell the generation.
 
 use std::fs::File;
 use std::io;
@@ -24,6 +26,8 @@ const HEADER_USED: usize = 36;
 /// CRC of the rest, length of the payload, generation, number.
 const FRAME: usize = 24;
 const ALIGNMENT: usize = 8;
+/// No half counts so far, and what does was never written here.
+const MAX_GENERATION: u64 = u64::MAX / 2;
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -114,6 +118,8 @@ pub(super) struct Log {
     /// Which half is in force.
     active: usize,
     generation: u64,
+    /// The highest generation that any record in the file has, of either half.
+    highest: u64,
     /// Where the next record goes, within the half.
     end: usize,
     next_number: u64,
@@ -122,6 +128,15 @@ pub(super) struct Log {
 struct Header {
     generation: u64,
     half: usize,
+}
+
+/// What stands where a header should.
+enum Found {
+    Header(Header),
+    /// Nothing was written there yet.
+    Nothing,
+    /// What cannot be read any more, or was not written as a whole.
+    Damage,
 }
 
 impl Log {
@@ -133,21 +148,18 @@ impl Log {
         half: usize,
         each: &mut dyn FnMut(Place, &[u8]),
     ) -> Result<(Self, usize), OpenError> {
-        let mut best: Option<(usize, Header)> = None;
+        let mut found = Vec::new();
         let mut other_version = None;
+        // Each half is where the header of the other one says that it is, if that can be read.
+        let mut length = half;
         for which in 0..2 {
-            // The second half is where the first one says that it is, if that can be read.
-            let length = best.as_ref().map_or(half, |(_, header)| header.half);
             match read_header(&medium, which * length) {
-                Ok(Some(header)) => {
-                    let newer = best
-                        .as_ref()
-                        .is_none_or(|(_, best)| header.generation > best.generation);
-                    if newer {
-                        best = Some((which, header));
+                Ok(what) => {
+                    if let (0, Found::Header(header)) = (which, &what) {
+                        length = header.half;
                     }
+                    found.push(what);
                 }
-                Ok(None) => {}
                 Err(OpenError::Version(version)) => other_version = Some(version),
                 Err(error) => return Err(error),
             }
@@ -155,26 +167,50 @@ impl Log {
         if let Some(version) = other_version {
             return Err(OpenError::Version(version));
         }
-        let Some((active, header)) = best else {
-            let mut log = Self {
-                medium,
-                half,
-                active: 1,
-                generation: 0,
-                end: HEADER,
-                next_number: 1,
-            };
-            log.rewrite(std::iter::empty())?;
-            return Ok((log, 0));
-        };
+        if let Some(Found::Header(header)) = found.get(1) {
+            length = header.half;
+        }
         let mut log = Self {
             medium,
-            half: header.half,
-            active,
-            generation: header.generation,
+            half: length,
+            active: 1,
+            generation: 0,
+            highest: 0,
             end: HEADER,
             next_number: 1,
         };
+        let mut damaged = Vec::new();
+        for (which, what) in found.into_iter().enumerate() {
+            let bytes = log.medium.read(which * length, length)?;
+            let highest = highest_generation(&bytes);
+            let generation = match what {
+                Found::Header(header) => header.generation,
+                Found::Nothing => 0,
+                Found::Damage => {
+                    damaged.push(which);
+                    highest
+                }
+            };
+            log.highest = log.highest.max(highest).max(generation);
+            if generation > log.generation {
+                (log.active, log.generation) = (which, generation);
+            }
+        }
+        if log.generation == 0 {
+            log.rewrite(std::iter::empty())?;
+            return Ok((log, damaged.len()));
+        }
+        for which in damaged {
+            // A half is complete before its header is touched, so nothing is lost.
+            let header = header(length, log.generation);
+            let in_force = which == log.active;
+            let bytes = if in_force {
+                &header[..]
+            } else {
+                &[0; HEADER_USED]
+            };
+            log.medium.write(which * length, bytes)?;
+        }
         let damaged = log.scan(each)?;
         Ok((log, damaged))
     }
@@ -257,7 +293,7 @@ impl Log {
         &mut self,
         payloads: impl IntoIterator<Item = Vec<u8>>,
     ) -> io::Result<Vec<Place>> {
-        let (generation, active) = (self.generation + 1, 1 - self.active);
+        let (generation, active) = (self.highest + 1, 1 - self.active);
         let mut bytes = Vec::new();
         let mut places = Vec::new();
         let mut number = 1;
@@ -275,17 +311,11 @@ impl Log {
         let base = active * self.half;
         self.medium.write(base + HEADER, &bytes)?;
         self.medium.sync()?;
-        let mut header = Vec::with_capacity(HEADER_USED);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&[0; 4]);
-        header.extend_from_slice(&(self.half as u64).to_le_bytes());
-        header.extend_from_slice(&generation.to_le_bytes());
-        header.extend_from_slice(&crc32(&header).to_le_bytes());
-        self.medium.write(base, &header)?;
+        self.medium.write(base, &header(self.half, generation))?;
         self.medium.sync()?;
         self.active = active;
         self.generation = generation;
+        self.highest = generation;
         self.end = HEADER + bytes.len();
         self.next_number = number;
         Ok(places)
@@ -324,26 +354,60 @@ impl Log {
     }
 }
 
-fn read_header(medium: &Medium, at: usize) -> Result<Option<Header>, OpenError> {
+fn read_header(medium: &Medium, at: usize) -> Result<Found, OpenError> {
     let bytes = match medium.read(at, HEADER_USED) {
         Ok(bytes) => bytes,
         // The first header may be too damaged to tell where the second one is.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Found::Nothing),
         Err(error) => return Err(error.into()),
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Found::Nothing);
+    }
     if bytes[..8] != MAGIC || read_u32(&bytes, 32) != Some(crc32(&bytes[..32])) {
-        return Ok(None);
+        return Ok(Found::Damage);
     }
     match read_u32(&bytes, 8) {
         Some(VERSION) => {}
         version => return Err(OpenError::Version(version.unwrap_or(0))),
     }
     let half = read_u64(&bytes, 16).and_then(|half| usize::try_from(half).ok());
-    let generation = read_u64(&bytes, 24);
-    Ok(half
-        .zip(generation)
-        .filter(|(half, _)| *half > HEADER)
-        .map(|(half, generation)| Header { generation, half }))
+    let header = half
+        .zip(read_u64(&bytes, 24))
+        .filter(|(half, generation)| *half > HEADER && *generation <= MAX_GENERATION)
+        .map(|(half, generation)| Header { generation, half });
+    Ok(header.map_or(Found::Damage, Found::Header))
+}
+
+fn header(half: usize, generation: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_USED);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&VERSION.to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&(half as u64).to_le_bytes());
+    header.extend_from_slice(&generation.to_le_bytes());
+    header.extend_from_slice(&crc32(&header).to_le_bytes());
+    header
+}
+
+/// The highest generation of all good records of a half, or 0. Where its header cannot be read, it is that of the
+/// half, too: those that are left of older ones have lower ones.
+fn highest_generation(bytes: &[u8]) -> u64 {
+    let mut highest = 0;
+    let mut at = HEADER;
+    while at + FRAME <= bytes.len() {
+        let rest = &bytes[at..];
+        // None is 0, and most of a new file is.
+        let generation = read_u64(rest, 8).filter(|g| (1..=MAX_GENERATION).contains(g));
+        match generation.and_then(|g| Some((g, decode(rest, g)?))) {
+            Some((generation, (_, payload))) => {
+                highest = highest.max(generation);
+                at += size(payload.len());
+            }
+            None => at += ALIGNMENT,
+        }
+    }
+    highest
 }
 
 fn encode(to: &mut Vec<u8>, payload: &[u8], generation: u64, number: u64) {
@@ -503,6 +567,7 @@ mod tests {
         let header = changed
             .iter()
             .filter(|at| other(**at) && **at < HALF + HEADER);
+        let before_header = records.clone().count();
         let order: Vec<usize> = records.chain(header).copied().collect();
         assert_eq!(order.len(), changed.len());
         for cut in 0..=order.len() {
@@ -514,7 +579,8 @@ mod tests {
             let new = texts == ["new"];
             assert!(new || texts == ["old", "older"], "{texts:?} after {cut}");
             assert_eq!(damaged, 0);
-            assert!(!new || cut == order.len());
+            // Once its header is begun, the new half is whole.
+            assert_eq!(new, cut > before_header, "after {cut}");
         }
     }
 
@@ -541,10 +607,70 @@ mod tests {
         let mut bad = good.clone();
         bad[base + HEADER + size(3) + 1] ^= 1;
         assert_eq!(open(bad).2, 1);
-        // A damaged header leaves the half before it, which is the empty one of the beginning.
-        let mut bad = good;
-        bad[base + 9] ^= 1;
-        assert!(open(bad).1.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_header_costs_nothing_and_no_generation_is_used_twice() {
+        for at in 0..HEADER_USED {
+            let mut log = new();
+            log.append(&payloads(&["old"])).unwrap();
+            log.rewrite(payloads(&["one", "two", "three"])).unwrap();
+            let before = (log.active, log.generation);
+            let mut bad = bytes(&log);
+            bad[log.active * HALF + at] ^= 0xff;
+            let (mut log, texts, damaged) = open(bad);
+            assert_eq!(texts, ["one", "two", "three"], "byte {at}");
+            assert_eq!(
+                (damaged, log.active, log.generation),
+                (0, before.0, before.1)
+            );
+            // It was mended.
+            assert_eq!(open(bytes(&log)).1, texts);
+            // That of the half that is not in force does not matter.
+            let mut bad = bytes(&log);
+            bad[(1 - log.active) * HALF + at] ^= 0xff;
+            let (_, same, _) = open(bad);
+            assert_eq!(same, texts, "byte {at}");
+            // Not even the records of a half whose header is gone come back with a later one.
+            log.rewrite(payloads(&["four", "five", "six"])).unwrap();
+            let mut bad = bytes(&log);
+            let base = log.active * HALF;
+            bad[base..base + HEADER_USED].fill(0);
+            let (mut log, texts, _) = open(bad);
+            assert_eq!(texts, ["one", "two", "three"]);
+            log.rewrite(payloads(&["seven"])).unwrap();
+            assert_eq!(open(bytes(&log)).1, ["seven"]);
+        }
+    }
+
+    #[test]
+    fn a_half_that_was_only_begun_does_not_come_back_with_the_next_one() {
+        let mut log = new();
+        log.append(&payloads(&["kept"])).unwrap();
+        let before = bytes(&log);
+        log.rewrite(payloads(&["one", "two", "three"])).unwrap();
+        // The crash comes before the header.
+        let mut torn = bytes(&log);
+        let header = log.active * HALF..log.active * HALF + HEADER_USED;
+        torn[header.clone()].copy_from_slice(&before[header]);
+        let (mut log, texts, damaged) = open(torn);
+        assert_eq!((texts, damaged), (vec!["kept".to_owned()], 0));
+        log.rewrite(payloads(&["new"])).unwrap();
+        assert_eq!(open(bytes(&log)).1, ["new"]);
+    }
+
+    #[test]
+    fn both_headers_may_be_damaged() {
+        let mut log = new();
+        log.append(&payloads(&["old"])).unwrap();
+        log.rewrite(payloads(&["new"])).unwrap();
+        let mut bad = bytes(&log);
+        bad[9] ^= 1;
+        bad[HALF + 9] ^= 1;
+        let (mut log, texts, damaged) = open(bad);
+        assert_eq!((texts, damaged), (vec!["new".to_owned()], 0));
+        log.append(&payloads(&["newer"])).unwrap();
+        assert_eq!(open(bytes(&log)).1, ["new", "newer"]);
     }
 
     #[test]

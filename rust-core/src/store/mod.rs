@@ -120,14 +120,8 @@ impl Record {
 /// What is known of a task.
 #[derive(Debug)]
 enum State {
-    Accepted {
-        task: TaskId,
-        service: String,
-        command: String,
-        started: bool,
-        request: Option<Digest>,
-        reply: Option<Reply>,
-    },
+    /// Boxed, because most of what is known is of tasks that are over.
+    Accepted(Box<LeftBehind>),
     Finished {
         /// Where the result is, if it is kept.
         place: Option<Place>,
@@ -164,7 +158,7 @@ pub(crate) enum Progress {
     Delivered,
 }
 
-/// A task that the monitor before this one left behind.
+/// A task that was accepted and has not ended. Found at the start, the monitor before this one has left it behind.
 #[derive(Clone, Debug)]
 pub(crate) struct LeftBehind {
     pub(crate) number: Number,
@@ -403,7 +397,7 @@ impl Store {
             number,
             at: time(known.at),
             progress: match known.state {
-                State::Accepted { .. } => Progress::UnderWay,
+                State::Accepted(_) => Progress::UnderWay,
                 State::Finished {
                     delivered: false, ..
                 } => Progress::Finished,
@@ -426,27 +420,9 @@ impl Store {
 
     /// What the monitor before this one did not finish.
     pub(crate) fn left_behind(&self) -> Vec<LeftBehind> {
-        let tasks = self.known.iter().filter_map(|(number, known)| {
-            let State::Accepted {
-                task,
-                service,
-                command,
-                started,
-                request,
-                reply,
-            } = &known.state
-            else {
-                return None;
-            };
-            Some(LeftBehind {
-                number: *number,
-                task: task.clone(),
-                service: service.clone(),
-                command: command.clone(),
-                started: *started,
-                request: *request,
-                reply: reply.clone(),
-            })
+        let tasks = self.known.values().filter_map(|known| match &known.state {
+            State::Accepted(task) => Some(LeftBehind::clone(task)),
+            State::Finished { .. } => None,
         });
         tasks.collect()
     }
@@ -581,14 +557,15 @@ impl Store {
         records.extend(signed.map(|signed| self.nonce_record(signed)));
         self.write(&records);
         boundary::reached(Boundary::AfterAccepted);
-        let state = State::Accepted {
+        let state = State::Accepted(Box::new(LeftBehind {
+            number: n,
             task: task.clone(),
             service: service.to_owned(),
             command: command.to_owned(),
             started: false,
             request,
             reply: reply.cloned(),
-        };
+        }));
         let key = Some(key);
         self.insert(n, Known { key, at, state });
         n
@@ -598,17 +575,12 @@ impl Store {
     pub(crate) fn start(&mut self, number: Number, cooldown: Option<Duration>, now: SystemTime) {
         let mut records = vec![Record::Started { n: number }];
         if let Some(Known {
-            state:
-                State::Accepted {
-                    started,
-                    service,
-                    command,
-                    ..
-                },
+            state: State::Accepted(task),
             ..
         }) = self.known.get_mut(&number)
         {
-            *started = true;
+            task.started = true;
+            let (service, command) = (&task.service, &task.command);
             if let Some(cooldown) = cooldown {
                 let until = milliseconds(now + cooldown);
                 let now = milliseconds(now);
@@ -793,15 +765,16 @@ impl Store {
                 .sum()
         };
         for (number, known) in &self.known {
-            if let State::Accepted {
-                task,
-                service,
-                command,
-                started,
-                request,
-                reply,
-            } = &known.state
-            {
+            if let State::Accepted(accepted) = &known.state {
+                let LeftBehind {
+                    task,
+                    service,
+                    command,
+                    started,
+                    request,
+                    reply,
+                    ..
+                } = &**accepted;
                 let n = *number;
                 let mut payloads = Vec::new();
                 if let Some(key) = known.key {
@@ -985,24 +958,25 @@ impl Contents {
                     self.strange += 1;
                     return;
                 };
-                let state = State::Accepted {
+                let state = State::Accepted(Box::new(LeftBehind {
+                    number: n,
                     task,
                     service,
                     command,
                     started: false,
                     request: req,
                     reply,
-                };
+                }));
                 let key = Some(key);
                 (n, Known { key, at, state })
             }
             Record::Started { n } => {
                 if let Some(Known {
-                    state: State::Accepted { started, .. },
+                    state: State::Accepted(task),
                     ..
                 }) = self.known.get_mut(&n)
                 {
-                    *started = true;
+                    task.started = true;
                 }
                 return;
             }
