@@ -1,44 +1,14 @@
 //! `collectd-live hold` and `collectd-live release`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
-use collectd_live::protocol::{hold_to_json, TaskId, MAX_HOLD};
-use collectd_live::sender::{Limits, Order};
+use collectd_live::protocol::{hold_to_json, MAX_HOLD};
 use collectd_live::trust::Kind;
 
-use crate::broker::{filter, seconds, topic, Broker};
 use crate::generate::statuses;
-use crate::hosts::Hosts;
-use crate::output::{complain, Status};
-use crate::send_command::{conclude, to_fleet, to_one};
-use crate::signing::Signing;
-
-/// Who is told, and how.
-#[derive(Args)]
-struct Common {
-    #[command(flatten)]
-    hosts: Hosts,
-    #[command(flatten)]
-    broker: Broker,
-    #[command(flatten)]
-    signing: Signing,
-    /// The topic that the host takes commands from
-    #[arg(short, long, value_parser = topic)]
-    topic: String,
-    /// The topic that the host sends results to
-    #[arg(short, long, value_parser = filter)]
-    result_topic: Option<String>,
-    /// How many seconds to wait for a result
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    timeout: Duration,
-    /// Print nothing but the result, as JSON in one line. With hosts, a line for each, which has the result in it
-    #[arg(long)]
-    json: bool,
-    /// Print this help
-    #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
-}
+use crate::message::Message;
+use crate::output::{Problem, Status};
 
 /// Stops recovery actions of hosts until they are released, or the time is over.
 ///
@@ -54,7 +24,7 @@ pub(crate) struct Hold {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    common: Common,
+    message: Message,
 }
 
 fn hold_seconds(text: &str) -> Result<u64, String> {
@@ -71,7 +41,7 @@ fn hold_seconds(text: &str) -> Result<u64, String> {
 #[command(disable_help_flag = true, after_help = statuses())]
 pub(crate) struct Release {
     #[command(flatten)]
-    common: Common,
+    message: Message,
 }
 
 /// What the manual adds.
@@ -86,56 +56,22 @@ The same for all hosts of a group that are online:
 ";
 
 impl Hold {
-    pub(crate) fn run(self) -> Status {
-        let (seconds, reason) = (self.seconds, self.reason);
-        self.common
-            .run(&mut |task| hold_to_json(task, Some((seconds, &reason)), SystemTime::now()))
+    pub(crate) fn run(self) -> Result<Status, Problem> {
+        send(self.message, Some((self.seconds, &self.reason)))
     }
 }
 
 impl Release {
-    pub(crate) fn run(self) -> Status {
-        self.common
-            .run(&mut |task| hold_to_json(task, None, SystemTime::now()))
+    pub(crate) fn run(self) -> Result<Status, Problem> {
+        send(self.message, None)
     }
 }
 
-impl Common {
-    fn run(self, message: &mut dyn FnMut(&TaskId) -> String) -> Status {
-        let fleet = self.hosts.are_given();
-        let prepared = self.broker.remote().and_then(|remote| {
-            if !self.signing.has_key() {
-                return Err("--key is needed: a hold must be signed".to_owned());
-            }
-            Ok((remote, self.signing.read(Kind::Hold, fleet)?))
-        });
-        let (remote, signing) = match prepared {
-            Ok(prepared) => prepared,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
-        let (topic, results) = (&self.topic, self.result_topic.as_deref());
-        let targets = match self.hosts.targets(&remote, topic, results, self.timeout) {
-            Ok(targets) => targets,
-            Err(problem) => {
-                let (what, status) = problem.report();
-                complain(what);
-                return status;
-            }
-        };
-        let order = Order {
-            remote,
-            targets,
-            limits: Limits::none(self.timeout),
-            rounds: 1,
-            pause: Duration::ZERO,
-            signing,
-        };
-        conclude(match fleet {
-            true => to_fleet(&order, message, self.json),
-            false => to_one(&order, message, self.json),
-        })
+fn send(message: Message, hold: Option<(u64, &str)>) -> Result<Status, Problem> {
+    if !message.signing.has_key() {
+        return Err("--key is needed: a hold must be signed".to_owned().into());
     }
+    message.send(Kind::Hold, None, &mut |task| {
+        hold_to_json(task, hold, SystemTime::now())
+    })
 }

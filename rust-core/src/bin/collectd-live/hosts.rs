@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use collectd_live::sender::{
-    discover, is_host, Error, HostState, Limits, Pattern, Target, Tolerance,
-};
+use collectd_live::sender::{discover, is_host, HostState, Limits, Pattern, Target, Tolerance};
 use collectd_live::settings::Remote;
 
 use crate::broker::seconds;
-use crate::output::Status;
+use crate::output::Problem;
 
 /// Which hosts.
 #[derive(Args, Clone, Debug)]
@@ -31,27 +29,6 @@ pub(crate) struct Hosts {
     /// Discovery is over when no status has come for so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     quiet: Duration,
-}
-
-/// Why there are no hosts.
-pub(crate) enum Problem {
-    /// The arguments do not go together, or a file is wrong.
-    Usage(String),
-    /// Nobody is there.
-    Nobody(String),
-    /// They could not be asked for.
-    Broker(Error),
-}
-
-impl Problem {
-    /// What to say, and how to end.
-    pub(crate) fn report(&self) -> (&dyn std::fmt::Display, Status) {
-        match self {
-            Problem::Usage(what) => (what, Status::Usage),
-            Problem::Nobody(what) => (what, Status::NoAnswer),
-            Problem::Broker(error) => (error, Status::from(error)),
-        }
-    }
 }
 
 impl Hosts {
@@ -84,13 +61,13 @@ impl Hosts {
         }
         let mut names = Vec::new();
         for name in &self.hosts {
-            names.push(checked(name).map_err(Problem::Usage)?);
+            names.push(checked(name)?);
         }
         if let Some(path) = &self.hosts_file {
-            names.extend(read(path).map_err(Problem::Usage)?);
+            names.extend(read(path)?);
         }
         if let Some(pattern) = &self.discover {
-            let found = discover(remote, pattern, self.quiet, patience).map_err(Problem::Broker)?;
+            let found = discover(remote, pattern, self.quiet, patience)?;
             let online = found.into_iter().filter(|f| f.state == HostState::Online);
             names.extend(online.map(|found| found.host));
         }
@@ -102,7 +79,7 @@ impl Hosts {
         let targets = names
             .iter()
             .map(|name| Target::host(name, topic, result_topic));
-        targets.collect::<Result<_, _>>().map_err(Problem::Usage)
+        Ok(targets.collect::<Result<_, _>>()?)
     }
 }
 

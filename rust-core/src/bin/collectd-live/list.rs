@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::broker::{seconds, Broker};
 use crate::generate::statuses;
 use crate::hosts::pattern;
-use crate::output::{complain, one_line, print, table, Status};
+use crate::output::{one_line, print, table, Problem, Status};
 
 /// Lists the hosts of which the monitor has left its status with the broker.
 ///
@@ -62,21 +62,9 @@ struct Line<'a> {
 }
 
 impl List {
-    pub(crate) fn run(self) -> Status {
-        let remote = match self.broker.remote() {
-            Ok(remote) => remote,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
-        let found = match discover(&remote, &self.topic, self.quiet, self.timeout) {
-            Ok(found) => found,
-            Err(error) => {
-                complain(&error);
-                return Status::from(&error);
-            }
-        };
+    pub(crate) fn run(self) -> Result<Status, Problem> {
+        let remote = self.broker.remote()?;
+        let found = discover(&remote, &self.topic, self.quiet, self.timeout)?;
         let now = SystemTime::now();
         if self.json {
             found.iter().for_each(|found| print(&line(found, now)));
@@ -89,10 +77,9 @@ impl List {
             print(&table(&lines));
         }
         if found.is_empty() {
-            complain(&"no host has left its status");
-            return Status::NoAnswer;
+            return Err(Problem::Nobody("no host has left its status".to_owned()));
         }
-        Status::Success
+        Ok(Status::Success)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line of collectd-live.
 //!
-//! Each subcommand is a module with its arguments and a function `run`, which ends in a [`Status`].
+//! Each subcommand is a module with its arguments and a function `run`, which ends in a [`Status`]
+//! or a [`Problem`].
 
 mod broker;
 mod fleet;
@@ -9,6 +10,7 @@ mod hold;
 mod hosts;
 mod key;
 mod list;
+mod message;
 mod migrate;
 mod output;
 mod ping;
@@ -19,7 +21,7 @@ mod signing;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use output::Status;
+use output::{Problem, Status};
 
 /// Sends recovery commands to hosts that run collectd's plugin monitor.
 #[derive(Parser)]
@@ -44,21 +46,22 @@ enum Action {
 }
 
 impl Action {
-    fn run(self) -> Status {
-        match self {
-            Action::SendCommand(arguments) => arguments.run(),
-            Action::Ping(arguments) => arguments.run(),
-            Action::List(arguments) => arguments.run(),
+    fn run(self) -> Result<Status, Problem> {
+        Ok(match self {
+            Action::SendCommand(arguments) => arguments.run()?,
+            Action::Ping(arguments) => arguments.run()?,
+            Action::List(arguments) => arguments.run()?,
             Action::Rules(arguments) => arguments.run(),
             Action::Migrate(arguments) => arguments.run(),
-            Action::Hold(arguments) => arguments.run(),
-            Action::Release(arguments) => arguments.run(),
+            Action::Hold(arguments) => arguments.run()?,
+            Action::Release(arguments) => arguments.run()?,
             Action::Key(arguments) => arguments.run(),
             Action::Generate(arguments) => arguments.run(),
-        }
+        })
     }
 }
 
 fn main() -> ExitCode {
-    Cli::parse().command.run().into()
+    let status = Cli::parse().command.run();
+    status.unwrap_or_else(|problem| problem.report()).into()
 }

@@ -85,6 +85,48 @@ impl From<&Summary> for Status {
     }
 }
 
+/// Why a subcommand ends early.
+pub(crate) enum Problem {
+    /// The arguments do not go together, or a file is wrong.
+    Usage(String),
+    /// There is nobody to ask.
+    Nobody(String),
+    /// The broker does not help.
+    Broker(Error),
+}
+
+impl Problem {
+    /// Says so.
+    pub(crate) fn report(&self) -> Status {
+        match self {
+            Problem::Usage(what) => {
+                complain(what);
+                Status::Usage
+            }
+            Problem::Nobody(what) => {
+                complain(what);
+                Status::NoAnswer
+            }
+            Problem::Broker(error) => {
+                complain(error);
+                Status::from(error)
+            }
+        }
+    }
+}
+
+impl From<String> for Problem {
+    fn from(what: String) -> Self {
+        Problem::Usage(what)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Problem::Broker(error)
+    }
+}
+
 impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
         match error {

@@ -14,7 +14,7 @@ use crate::broker::{filter, seconds, topic, Broker};
 use crate::fleet::code;
 use crate::generate::statuses;
 use crate::hosts::Hosts;
-use crate::output::{complain, one_line, print, printable, Status};
+use crate::output::{complain, one_line, print, printable, Problem, Status};
 use crate::signing::{disbelieved, Signing};
 
 /// Measures how long hosts take to answer.
@@ -78,30 +78,11 @@ struct Line<'a> {
 }
 
 impl Ping {
-    pub(crate) fn run(self) -> Status {
-        let remote = match self.broker.remote() {
-            Ok(remote) => remote,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
+    pub(crate) fn run(self) -> Result<Status, Problem> {
+        let remote = self.broker.remote()?;
         let (topic, results) = (&self.topic, Some(self.result_topic.as_str()));
-        let targets = match self.hosts.targets(&remote, topic, results, self.timeout) {
-            Ok(targets) => targets,
-            Err(problem) => {
-                let (what, status) = problem.report();
-                complain(what);
-                return status;
-            }
-        };
-        let signing = match self.signing.read(Kind::Command, self.hosts.are_given()) {
-            Ok(signing) => signing,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
+        let targets = self.hosts.targets(&remote, topic, results, self.timeout)?;
+        let signing = self.signing.read(Kind::Command, self.hosts.are_given())?;
         let order = Order {
             remote,
             targets,
@@ -118,7 +99,7 @@ impl Ping {
         let json = self.json;
         let mut sent = 0;
         let mut times = Vec::new();
-        let result = send(&order, &mut message, &mut |progress| match progress {
+        let summary = send(&order, &mut message, &mut |progress| match progress {
             Progress::Sent(..) => sent += 1,
             Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
             Progress::Ended(target, _, reply) => {
@@ -131,18 +112,11 @@ impl Ping {
                     false => print(&sentence(target, reply, self.timeout)),
                 }
             }
-        });
-        let summary = match result {
-            Ok(summary) => summary,
-            Err(error) => {
-                complain(&error);
-                return Status::from(&error);
-            }
-        };
+        })?;
         if !json {
             print(&statistics(sent, &mut times));
         }
-        match (&summary.lost, summary.stop) {
+        Ok(match (&summary.lost, summary.stop) {
             (Some(lost), _) => {
                 complain(&format_args!("the connection is lost: {lost}"));
                 Status::Connection
@@ -152,7 +126,7 @@ impl Ping {
                 Status::NoAnswer
             }
             (None, _) => Status::Success,
-        }
+        })
     }
 }
 

@@ -1,19 +1,16 @@
 //! `collectd-live send-command`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
-use collectd_live::protocol::{command_to_json, TaskId};
-use collectd_live::sender::{send, Ending, Error, Limits, Order, Progress, Summary};
+use collectd_live::protocol::command_to_json;
 use collectd_live::settings::Argument;
 use collectd_live::trust::Kind;
 
-use crate::broker::{filter, seconds, topic, Broker};
-use crate::fleet::Fleet;
 use crate::generate::statuses;
-use crate::hosts::{Care, Hosts};
-use crate::output::{complain, one_line, print, printable, Status};
-use crate::signing::{disbelieved, Signing};
+use crate::hosts::Care;
+use crate::message::Message;
+use crate::output::{Problem, Status};
 
 /// Sends a command and waits for its result.
 ///
@@ -31,33 +28,14 @@ pub(crate) struct SendCommand {
     service: String,
     /// The command of that service
     command: String,
-    #[command(flatten)]
-    hosts: Hosts,
     /// A parameter of the command, once for each. true, false and whole numbers are sent as such; quotes
     /// around a value make it a string
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     parameter: Vec<(String, Argument)>,
     #[command(flatten)]
-    broker: Broker,
-    #[command(flatten)]
-    signing: Signing,
-    /// The topic that the host takes commands from
-    #[arg(short, long, value_parser = topic)]
-    topic: String,
-    /// The topic that the host sends results to
-    #[arg(short, long, value_parser = filter)]
-    result_topic: Option<String>,
-    /// How many seconds to wait for a result
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    timeout: Duration,
+    message: Message,
     #[command(flatten)]
     care: Care,
-    /// Print nothing but the result, as JSON in one line. With hosts, a line for each, which has the result in it
-    #[arg(long)]
-    json: bool,
-    /// Print this help
-    #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
 }
 
 /// What the manual adds.
@@ -92,100 +70,12 @@ fn parameter(text: &str) -> Result<(String, Argument), String> {
 }
 
 impl SendCommand {
-    pub(crate) fn run(self) -> Status {
-        let remote = match self.broker.remote() {
-            Ok(remote) => remote,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
-        let (topic, result_topic) = (&self.topic, self.result_topic.as_deref());
-        let targets = self
-            .hosts
-            .targets(&remote, topic, result_topic, self.timeout);
-        let targets = match targets {
-            Ok(targets) => targets,
-            Err(problem) => {
-                let (what, status) = problem.report();
-                complain(what);
-                return status;
-            }
-        };
-        let fleet = self.hosts.are_given();
-        let signing = match self.signing.read(Kind::Command, fleet) {
-            Ok(signing) => signing,
-            Err(what) => {
-                complain(&what);
-                return Status::Usage;
-            }
-        };
-        let order = Order {
-            remote,
-            targets,
-            limits: match fleet {
-                true => self.care.limits(self.timeout),
-                false => Limits::none(self.timeout),
-            },
-            rounds: 1,
-            pause: Duration::ZERO,
-            signing,
-        };
+    pub(crate) fn run(self) -> Result<Status, Problem> {
         let parameters = self.parameter.into_iter().collect();
-        let mut message = |task: &TaskId| {
-            let now = SystemTime::now();
-            command_to_json(task, &self.service, &self.command, &parameters, now)
-        };
-        let result = match fleet {
-            true => to_fleet(&order, &mut message, self.json),
-            false => to_one(&order, &mut message, self.json),
-        };
-        conclude(result)
+        self.message
+            .send(Kind::Command, Some(&self.care), &mut |task| {
+                let now = SystemTime::now();
+                command_to_json(task, &self.service, &self.command, &parameters, now)
+            })
     }
-}
-
-/// Says what went wrong, if anything did.
-pub(crate) fn conclude(result: Result<Summary, Error>) -> Status {
-    match result {
-        Ok(summary) => {
-            if let Some(lost) = &summary.lost {
-                complain(&format_args!("the connection is lost: {lost}"));
-            } else if let Some(stop) = summary.stop {
-                complain(&stop);
-            }
-            Status::from(&summary)
-        }
-        Err(error) => {
-            complain(&error);
-            Status::from(&error)
-        }
-    }
-}
-
-pub(crate) type Message<'a> = &'a mut dyn FnMut(&TaskId) -> String;
-
-pub(crate) fn to_fleet(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
-    let mut fleet = Fleet::new(&order.targets, json);
-    let summary = send(order, message, &mut |progress| match progress {
-        Progress::Ended(target, ending, reply) => fleet.ended(target, ending, reply),
-        Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
-        Progress::Sent(..) => {}
-    })?;
-    fleet.finish(&summary);
-    Ok(summary)
-}
-
-pub(crate) fn to_one(order: &Order, message: Message<'_>, json: bool) -> Result<Summary, Error> {
-    send(order, message, &mut |progress| match progress {
-        Progress::Ended(_, _, Some(reply)) if reply.answer.is_none() => {}
-        Progress::Ended(_, _, Some(reply)) if json => print(&one_line(reply.json)),
-        Progress::Ended(_, _, Some(reply)) => {
-            print(&format!("Received a result: {}", printable(reply.json)));
-        }
-        Progress::Ended(_, Ending::NoAnswer, None) => complain(&"there was no result in time"),
-        Progress::Ended(..) => {}
-        Progress::Disbelieved(target, why) => disbelieved(&order.targets[target], why),
-        Progress::Sent(..) if json => {}
-        Progress::Sent(_, text) => print(&format!("Send command: {}", printable(text))),
-    })
 }
