@@ -102,6 +102,57 @@ fn what_is_refused_is_told_with_its_code() {
 }
 
 #[test]
+fn results_go_to_every_subscriber_and_are_not_retained() {
+    if !broker_is_installed("results_go_to_every_subscriber_and_are_not_retained") {
+        return;
+    }
+    let broker = Broker::start();
+    let _monitor = Running::start(&broker).listening();
+    let [sender, watcher] = [(); 2].map(|()| Sender::listen(&broker, "results"));
+    sender.command("1", "hello", "exec");
+    let result = sender.result("1");
+    assert_eq!(watcher.result("1"), result);
+    let late = Sender::listen(&broker, "results");
+    sender.command("2", "hello", "exec");
+    late.result("2");
+    assert_eq!(late.received().len(), 1, "{:?}", late.received());
+}
+
+#[test]
+fn without_a_result_topic_commands_run_and_no_results_are_sent() {
+    if !broker_is_installed("without_a_result_topic_commands_run_and_no_results_are_sent") {
+        return;
+    }
+    let broker = Broker::start();
+    let without = || {
+        let mut block = block(&broker);
+        block.children.retain(|o| !o.is("CommandResultTopic"));
+        block
+    };
+    let sender = Sender::listen(&broker, "#");
+    let monitor = Running::with(without()).listening();
+    let dir = Rc::clone(&monitor.dir);
+    sender.command("1", "count", "up");
+    assert_eq!(monitor.file("count"), "up\n");
+    sender.command("2", "count", "no such command");
+    monitor.logged("no result is sent", 2);
+    drop(monitor);
+    // Nor does the next one think that somebody waits for them.
+    let monitor = Running::in_dir(without(), &dir).listening();
+    sender.command("3", "hello", "exec");
+    monitor.logged("no result is sent", 1);
+    assert_eq!(monitor.daemon.count("no result is sent"), 1);
+    eventually("the commands themselves", SOON, || {
+        (sender.received().len() >= 3).then_some(())
+    });
+    let results: usize = ["1", "2", "3"]
+        .map(|task| sender.results(task).len())
+        .iter()
+        .sum();
+    assert_eq!(results, 3, "{:?}", sender.received());
+}
+
+#[test]
 fn without_services_nothing_can_be_run() {
     if !broker_is_installed("without_services_nothing_can_be_run") {
         return;

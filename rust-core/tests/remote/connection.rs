@@ -120,6 +120,34 @@ fn a_kept_session_delivers_what_was_sent_meanwhile() {
 }
 
 #[test]
+fn a_clean_session_has_nothing_of_what_was_sent_meanwhile() {
+    if !broker_is_installed("a_clean_session_has_nothing_of_what_was_sent_meanwhile") {
+        return;
+    }
+    for protocol in ["3.1.1", "5"] {
+        let broker = Broker::start();
+        let with = || {
+            block(&broker)
+                .with("CleanSession", true)
+                .with("Protocol", protocol)
+        };
+        drop(Running::with(with()).listening());
+        let sender = Sender::listen(&broker, "results");
+        sender.command("1", "hello", "exec");
+        eventually("the broker has the command", SOON, || {
+            broker
+                .log()
+                .contains("Received PUBREL from sender")
+                .then_some(())
+        });
+        let _monitor = Running::with(with()).listening();
+        sender.command("2", "hello", "exec");
+        assert_eq!(sender.code_and_message("2").0, 0);
+        assert_eq!(sender.results("1").len(), 0, "with MQTT {protocol}");
+    }
+}
+
+#[test]
 fn topics_and_the_client_id_hold_the_name_of_the_host() {
     if !broker_is_installed("topics_and_the_client_id_hold_the_name_of_the_host") {
         return;
@@ -246,7 +274,7 @@ fn a_topic_that_is_denied_is_named() {
     );
 }
 
-/// Makes an authority, and a certificate of the broker for this name.
+/// Makes an authority, a certificate of the broker for this name, and one of a client.
 fn certificates(dir: &Path, name: &str) {
     let run = |arguments: &[&str]| {
         let output = Command::new("openssl")
@@ -280,41 +308,85 @@ fn certificates(dir: &Path, name: &str) {
         "2",
     ];
     run(&[&ca[..], &key].concat());
-    let request = [
-        "req",
-        "-subj",
-        "/CN=broker",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "csr.pem",
-    ];
-    run(&[&request[..], &key].concat());
     fs::write(dir.join("ext"), format!("subjectAltName={name}\n")).expect("a file");
-    run(&[
-        "x509",
-        "-req",
-        "-in",
-        "csr.pem",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-out",
-        "cert.pem",
-        "-days",
-        "2",
-        "-extfile",
-        "ext",
-    ]);
+    for (prefix, subject) in [("", "/CN=broker"), ("client-", "/CN=client")] {
+        let file = |name: &str| format!("{prefix}{name}.pem");
+        let request = [
+            "req",
+            "-subj",
+            subject,
+            "-keyout",
+            &file("key"),
+            "-out",
+            "csr.pem",
+        ];
+        run(&[&request[..], &key].concat());
+        run(&[
+            "x509",
+            "-req",
+            "-in",
+            "csr.pem",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            &file("cert"),
+            "-days",
+            "2",
+            "-extfile",
+            "ext",
+        ]);
+    }
 }
 
-fn tls_broker(name: &str) -> Broker {
-    let configuration = "allow_anonymous true\ncertfile DIR/cert.pem\nkeyfile DIR/key.pem\n";
-    let mut broker = Broker::prepared(configuration, |dir| certificates(dir, name));
+fn tls_broker(name: &str, more: &str) -> Broker {
+    let configuration =
+        format!("allow_anonymous true\ncertfile DIR/cert.pem\nkeyfile DIR/key.pem\n{more}");
+    let mut broker = Broker::prepared(&configuration, |dir| certificates(dir, name));
     broker.start_again();
     broker
+}
+
+#[test]
+fn a_broker_that_wants_a_certificate_gets_one() {
+    if !broker_is_installed("a_broker_that_wants_a_certificate_gets_one") {
+        return;
+    }
+    let wants = "cafile DIR/ca.pem\nrequire_certificate true\n";
+    let broker = tls_broker("IP:127.0.0.1", wants);
+    let [ca, cert, key] = ["ca.pem", "client-cert.pem", "client-key.pem"].map(|name| {
+        let path = broker.dir().join(name);
+        path.to_str().expect("UTF-8").to_owned()
+    });
+    let without = || {
+        block(&broker)
+            .with("Secure", true)
+            .with("CAFile", ca.as_str())
+    };
+    let monitor = Running::with(without());
+    monitor.logged("still cannot connect", 2);
+    assert_eq!(monitor.daemon.count("connected to the broker"), 0);
+    drop(monitor);
+    let with = without()
+        .with("CertFile", cert.as_str())
+        .with("KeyFile", key.as_str());
+    let _monitor = Running::with(with).listening();
+    // So does who sends a command.
+    let send = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_collectd-live"))
+            .args(["send-command", "hello", "exec", "-q", "1", "-s"])
+            .args(["-h", &broker.address(), "-t", "commands", "-r", "results"])
+            .args(["--ca-file", &ca])
+            .args(more)
+            .output()
+            .expect("the program can be run")
+    };
+    let output = send(&["--cert", &cert, "--cert-key", &key]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = send(&["--timeout", "5"]);
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]
@@ -322,7 +394,7 @@ fn tls_verifies_the_broker() {
     if !broker_is_installed("tls_verifies_the_broker") {
         return;
     }
-    let broker = tls_broker("IP:127.0.0.1");
+    let broker = tls_broker("IP:127.0.0.1", "");
     let ca = broker.dir().join("ca.pem");
     let trusting = block(&broker)
         .with("Secure", true)
@@ -339,7 +411,7 @@ fn tls_refuses_a_broker_with_another_name() {
     if !broker_is_installed("tls_refuses_a_broker_with_another_name") {
         return;
     }
-    let broker = tls_broker("DNS:elsewhere.example");
+    let broker = tls_broker("DNS:elsewhere.example", "");
     let ca = broker.dir().join("ca.pem");
     let block = block(&broker)
         .with("Secure", true)

@@ -277,6 +277,11 @@ impl Sender {
         self.received.lock().expect("ours").clone()
     }
 
+    /// What came since it was last taken.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.received.lock().expect("ours"))
+    }
+
     /// Waits for the result of a task.
     #[track_caller]
     pub(crate) fn result(&self, task: &str) -> serde_json::Value {
