@@ -1,10 +1,12 @@
-/* Registers callbacks of every kind under the name "Name", where "Where" says:
- * in "config", in "init", in a "callback" for notifications that runs while the
- * plugin is ready, or in a "thread". "Twice true" registers each a second time.
- * A reader of its own reports how often each kind was called. */
+/* Registers callbacks of every kind, a match and a target under the name
+ * "Name", and a type, where "Where" says: in "config", in "init", in a
+ * "callback" for notifications that runs while the plugin is ready, or in a
+ * "thread". "Twice true" registers each a second time. A reader of its own
+ * reports how often each kind was called. */
 
 #include "collectd.h"
 
+#include "filter_chain.h"
 #include "plugin.h"
 #include "utils/common/common.h"
 
@@ -35,7 +37,7 @@ static const char *config_keys[] = {"Name", "Twice", "Where"};
 static char name[DATA_MAX_NAME_LEN] = "everywhere";
 static char where[DATA_MAX_NAME_LEN];
 static bool twice;
-static atomic_bool registered;
+static atomic_bool called;
 
 static pthread_t thread;
 static bool have_thread;
@@ -95,6 +97,38 @@ static user_data_t own(void) {
 
 static int next_config(const char *key, const char *value) { return -1; }
 
+static int complex_config(oconfig_item_t *ci) { return 0; }
+
+static int match_nothing(const data_set_t *ds, const value_list_t *vl,
+                         notification_meta_t **meta, void **user_data) {
+  return FC_MATCH_NO_MATCH;
+}
+
+static int leave_alone(const data_set_t *ds, value_list_t *vl,
+                       notification_meta_t **meta, void **user_data) {
+  return FC_TARGET_CONTINUE;
+}
+
+/* Two readers that only the name of their group is known of. */
+static void register_group(void) {
+  char member[DATA_MAX_NAME_LEN + 16];
+
+  for (int i = 0; i < 2; i++) {
+    user_data_t ud = own();
+    ssnprintf(member, sizeof(member), "%s/member %i", name, i);
+    plugin_register_complex_read("everywhere group", member, count_read,
+                                 /* interval = */ 0, &ud);
+  }
+}
+
+static void register_type(void) {
+  data_source_t source = {
+      .name = "value", .type = DS_TYPE_GAUGE, .min = NAN, .max = NAN};
+  data_set_t set = {.type = "everywhere", .ds_num = 1, .ds = &source};
+
+  plugin_register_data_set(&set);
+}
+
 static void register_all(void) {
   user_data_t ud;
 
@@ -118,13 +152,20 @@ static void register_all(void) {
   /* The configuration is complete, this must not be called. */
   plugin_register_config(name, next_config, config_keys,
                          STATIC_ARRAY_SIZE(config_keys));
+
+  char other[DATA_MAX_NAME_LEN + 16];
+  ssnprintf(other, sizeof(other), "%s/complex", name);
+  plugin_register_complex_config(other, complex_config);
+  fc_register_match(name, (match_proc_t){.match = match_nothing});
+  fc_register_target(name, (target_proc_t){.invoke = leave_alone});
+  register_group();
+  register_type();
 }
 
 static void register_once_or_twice(void) {
   register_all();
   if (twice)
     register_all();
-  atomic_store(&registered, true);
   INFO("everywhere plugin: Everything is registered.");
 }
 
@@ -160,7 +201,7 @@ static int everywhere_init(void) {
 }
 
 static int everywhere_notification(const notification_t *n, user_data_t *ud) {
-  if ((strcmp(where, "callback") == 0) && !atomic_load(&registered))
+  if ((strcmp(where, "callback") == 0) && !atomic_exchange(&called, true))
     register_once_or_twice();
   return 0;
 }

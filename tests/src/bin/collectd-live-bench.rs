@@ -385,6 +385,10 @@ fn main() -> ExitCode {
     let good = match env::args().nth(1).as_deref() {
         Some("--instructions") => print_instructions(&Effort::quick()),
         Some("--time") => print_times(&Effort::full()),
+        Some("--latency") => {
+            print_lifecycle(&Effort::full());
+            true
+        }
         Some("--quick") => run(&Effort::quick()),
         None => run(&Effort::full()),
         Some(_) => return ExitCode::from(2),

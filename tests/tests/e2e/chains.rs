@@ -24,8 +24,8 @@ fn daemon() -> Builder {
 }
 
 /// Proves that a plugin stays while a chain uses one of its matches or targets,
-/// in a rule or by default, that the refusal names the chain, and that the chain
-/// works on.
+/// in a rule or by default, that the refusal and LISTPLUGINS name the chain, and
+/// that the chain works on.
 #[test]
 fn what_a_chain_uses_cannot_be_unloaded() {
     let daemon = daemon().option(CHAINS).load_plugin("uptime").start();
@@ -38,7 +38,9 @@ fn what_a_chain_uses_cannot_be_unloaded() {
         let part = format!("{uses} {what}");
         daemon.unload(plugin).expect_refused(&[plugin, &part]);
         daemon.reload(plugin, &[]).expect_refused(&[plugin, &part]);
-        daemon.assert_state(plugin, "READY");
+        let listed = daemon.assert_state(plugin, "READY");
+        assert_eq!(listed.field("unloadable"), "no", "{listed:?}");
+        assert_eq!(listed.field("reason"), part, "{listed:?}");
     }
     eventually("a value that the chain has marked", SOON, || {
         daemon.getval("uptime-marked/uptime")

@@ -1,5 +1,6 @@
 //! The examples in the documents are what a reader would see.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -143,6 +144,65 @@ fn the_conversations_of_the_manual_take_place() {
             commands += 1;
         }
         assert!(commands > 0, "{verb}: the example is empty");
+    }
+    daemon.stop();
+}
+
+/// The plugins that bring their own control socket and log, without which the
+/// harness cannot do.
+const OF_THE_HARNESS: [&str; 2] = ["logfile", "unixsock"];
+
+/// Proves that the plugins of which `collectd.conf(5)` says that they can be
+/// unloaded can be, and no others: each that is built is loaded, without a
+/// configuration, and unloaded.
+#[test]
+fn the_manual_lists_the_plugins_that_can_be_unloaded() {
+    let pod = build_dir().join("patched/tree/src/collectd.conf.pod");
+    let pod = fs::read(&pod).unwrap_or_else(|e| panic!("{}: {e}", pod.display()));
+    let pod = String::from_utf8_lossy(&pod);
+    let list = pod
+        .split_once("Those are\n")
+        .and_then(|(_, rest)| rest.split_once(';'))
+        .map(|(list, _)| list)
+        .expect("the list of plugins that can be unloaded");
+    let listed: BTreeSet<String> = list
+        .split("B<")
+        .skip(1)
+        .filter_map(|item| item.split_once('>'))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert!(listed.len() > 20, "{list}");
+
+    let daemon = Daemon::builder(Variant::Patched).start();
+    let built: BTreeSet<String> = fs::read_dir(Variant::Patched.prefix().join("lib/collectd"))
+        .expect("the directory of the plugins")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|file| Some(file.strip_suffix(".so")?.to_owned()))
+        .collect();
+    let missing: Vec<&String> = listed.difference(&built).collect();
+    assert!(missing.is_empty(), "not built: {missing:?}");
+
+    for name in &built {
+        if OF_THE_HARNESS.contains(&name.as_str()) {
+            continue;
+        }
+        daemon.provide(name);
+        // Without a configuration it may fail, which makes no difference.
+        daemon.load(name, &[]);
+        let plugin = daemon
+            .plugin(name)
+            .unwrap_or_else(|| panic!("{name} has not been loaded"));
+        let in_manual = listed.contains(name)
+            || name.starts_with("match_")
+            || name.starts_with("target_")
+            || name == "monitor";
+        assert_eq!(plugin.field("unloadable") == "yes", in_manual, "{plugin:?}");
+        if in_manual {
+            daemon.unload(name).expect_ok();
+            assert_eq!(daemon.plugin(name), None);
+        } else {
+            daemon.unload(name).expect_refused(&["not registered"]);
+        }
     }
     daemon.stop();
 }

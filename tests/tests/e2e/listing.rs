@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use collectd_live_tests::{build_dir, eventually, Daemon, Variant};
+use collectd_live_tests::{build_dir, eventually, own_address, Daemon, Variant};
 
 /// The kinds of callbacks that a plugin is listed with.
 fn callbacks(daemon: &Daemon, plugin: &str) -> String {
@@ -57,6 +57,47 @@ fn callbacks_are_listed_by_kind() {
         refusal.contains(entropy.field("reason")),
         "LISTPLUGINS and UNLOADPLUGIN give different reasons: {refusal}, {entropy:?}"
     );
+    daemon.stop();
+}
+
+/// Proves that a plugin is listed with the time of its last change of state and
+/// with the threads that it has: those of `statsd` end when it is unloaded.
+#[test]
+fn the_last_change_and_the_threads_are_listed() {
+    // In milliseconds, as they are listed.
+    fn now() -> f64 {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH);
+        (time.expect("a clock after 1970").as_secs_f64() * 1e3).floor() / 1e3
+    }
+    let daemon = Daemon::builder(Variant::Patched)
+        .available("badconfig")
+        .available("statsd")
+        .start();
+    let since = |state: &str| -> f64 {
+        let plugin = daemon.assert_state("badconfig", state);
+        plugin.field("since").parse().expect("a time")
+    };
+
+    let mut before = now();
+    for (config, state) in [("Number 1", "READY"), ("Refuse true", "FAILED")] {
+        daemon.load("badconfig", &[("config", config)]);
+        let entered = since(state);
+        assert!(
+            before <= entered && entered <= now() + 1e-3,
+            "{state} since {entered}, but the command was given at {before}"
+        );
+        assert_eq!(since(state).to_bits(), entered.to_bits());
+        daemon.unload("badconfig").expect_ok();
+        before = now();
+    }
+
+    let address = own_address(28_125);
+    let config = format!("Host \"{}\"\nPort \"{}\"", address.ip(), address.port());
+    daemon.load("statsd", &[("config", &config)]).expect_ok();
+    let statsd = daemon.assert_state("statsd", "READY");
+    assert_eq!(statsd.field("threads"), "1", "{statsd:?}");
+    daemon.unload("statsd").expect_ok();
+    daemon.assert_gone("statsd");
     daemon.stop();
 }
 

@@ -22,6 +22,7 @@ mod refusals;
 mod registering;
 mod registrations;
 mod regressions;
+mod remains;
 mod rrd;
 mod signals;
 mod sources;

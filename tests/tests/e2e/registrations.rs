@@ -57,16 +57,35 @@ fn load_use_unload(daemon: &Daemon, place: &str, name: &str, twice: bool) {
     let shutdowns = daemon.path("everywhere-shutdown");
     let config = format!("Name \"{name}\"\nTwice {twice}\nWhere \"{place}\"");
     daemon
-        .load("everywhere", &[("config", &config)])
+        .load(
+            "everywhere",
+            &[("config", &config), ("flushinterval", "0.05")],
+        )
         .expect_ok();
     wait_for_calls(daemon, &what);
     if ["config", "init"].contains(&place) {
         assert_eq!(calls(daemon, "init"), 1.0, "{what}");
     }
     assert!(!shutdowns.exists(), "{what}: shut down too early");
+    let kinds = daemon.assert_state("everywhere", "READY");
+    // Its own, the one with the name and the two of the group; a timer, unless the
+    // context is that of whoever has sent a notification.
+    let reads = match place {
+        "callback" => "read:4",
+        _ => "read:5",
+    };
+    for kind in [reads, "init:2", "shutdown:2"] {
+        assert!(
+            kinds.field("callbacks").contains(kind),
+            "{what}: {kind}, but {kinds:?}"
+        );
+    }
+    let put = || daemon.ctl("PUTVAL testhost/socket/everywhere interval=0.01 N:1");
+    put().expect_ok();
 
     daemon.unload("everywhere").expect_ok();
     daemon.assert_gone("everywhere");
+    put().expect_refused(&["everywhere"]);
     assert_eq!(
         fs::read(&shutdowns).expect("a shutdown callback").len(),
         1,
@@ -81,7 +100,8 @@ fn load_use_unload(daemon: &Daemon, place: &str, name: &str, twice: bool) {
 /// Proves that callbacks of every kind can be registered in a config callback,
 /// in an init callback, in a callback that runs while the plugin is ready and in
 /// a thread, under the plugin's name or any other; that they are called; and
-/// that unloading leaves none of them, nor their memory, behind.
+/// that unloading leaves none of them, nor their memory, behind. The same for
+/// groups of readers, timers, types, matches and targets.
 #[test]
 fn callbacks_can_be_registered_everywhere() {
     let daemon = Daemon::builder(Variant::Asan)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use collectd_live_tests::{eventually, Daemon, Variant};
@@ -157,4 +158,68 @@ fn start_up_refuses_what_stock_refuses() {
     let stock = run(Variant::Stock);
     assert!(!stock.0.success());
     assert_eq!(run(Variant::Patched), stock);
+}
+
+/// What the write threads say, if they have the time to.
+const OF_WRITERS: [&str; 4] = [
+    "write callback",
+    "write plugins",
+    "write target",
+    "value list",
+];
+
+/// What `collectd -T` says of a configuration: its exit status, and its messages
+/// in order, without the time and without those of the write threads.
+fn read_once(variant: Variant, content: &str) -> (Option<i32>, Vec<String>) {
+    let plugins = ["cpu", "memory", "load", "badstart"];
+    let builder = plugins
+        .iter()
+        .fold(Daemon::builder(variant), |builder, plugin| {
+            builder.available(plugin)
+        });
+    let file = builder.path("collectd.conf");
+    let head = format!(
+        "Hostname \"testhost\"\nFQDNLookup false\nBaseDir \"{}\"\nPluginDir \"{}\"\n\
+         TypesDB \"{}\"\n",
+        builder.path("").display(),
+        builder.path("plugins").display(),
+        variant.prefix().join("share/collectd/types.db").display()
+    );
+    fs::write(&file, head + content).expect("writing collectd.conf");
+    let output = Command::new(variant.prefix().join("sbin/collectd"))
+        .arg("-T")
+        .arg("-C")
+        .arg(&file)
+        .current_dir(builder.path(""))
+        .output()
+        .expect("running collectd");
+    let text = [output.stdout, output.stderr].concat();
+    let directory = builder.path("").display().to_string();
+    let lines = String::from_utf8_lossy(&text)
+        .lines()
+        .filter(|line| !OF_WRITERS.iter().any(|words| line.contains(words)))
+        .map(|line| {
+            let line = line.split_once("] ").map_or(line, |(_, rest)| rest);
+            line.replace(&directory, "DIR/")
+        })
+        .collect();
+    (output.status.code(), lines)
+}
+
+/// Proves that `collectd -T` reads, complains and ends as stock does.
+#[test]
+fn a_single_read_is_that_of_stock() {
+    let mut statuses = BTreeSet::new();
+    for content in [
+        "LoadPlugin cpu\nLoadPlugin memory\nLoadPlugin load\n",
+        "LoadPlugin cpu\nLoadPlugin badstart\n",
+        "LoadPlugin cpu\n<Plugin cpu>\nNosuch true\n</Plugin>\n",
+        "LoadPlugin nosuch\n",
+        "",
+    ] {
+        let stock = read_once(Variant::Stock, content);
+        assert_eq!(read_once(Variant::Patched, content), stock, "{content}");
+        statuses.insert(stock.0);
+    }
+    assert!(statuses.len() > 1, "no difference between good and bad");
 }
