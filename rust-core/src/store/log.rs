@@ -40,14 +40,19 @@ pub(super) enum Medium {
 impl Medium {
     fn read(&self, at: usize, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
+        self.read_into(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, at: usize, bytes: &mut [u8]) -> io::Result<()> {
         match self {
-            Medium::File(file) => file.read_exact_at(&mut bytes, at as u64)?,
+            Medium::File(file) => file.read_exact_at(bytes, at as u64)?,
             Medium::Memory(memory) => {
-                let part = memory.get(at..at + length);
+                let part = memory.get(at..at + bytes.len());
                 bytes.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
@@ -180,8 +185,10 @@ impl Log {
             next_number: 1,
         };
         let mut damaged = Vec::new();
+        // One piece of memory for both, because libc would keep the second one.
+        let mut bytes = vec![0; length];
         for (which, what) in found.into_iter().enumerate() {
-            let bytes = log.medium.read(which * length, length)?;
+            log.medium.read_into(which * length, &mut bytes)?;
             let highest = highest_generation(&bytes);
             let generation = match what {
                 Found::Header(header) => header.generation,
@@ -211,7 +218,8 @@ impl Log {
             };
             log.medium.write(which * length, bytes)?;
         }
-        let damaged = log.scan(each)?;
+        log.medium.read_into(log.active * length, &mut bytes)?;
+        let damaged = log.scan(&bytes, each);
         Ok((log, damaged))
     }
 
@@ -321,9 +329,8 @@ impl Log {
         Ok(places)
     }
 
-    /// Finds every good record of the half in force.
-    fn scan(&mut self, each: &mut dyn FnMut(Place, &[u8])) -> io::Result<usize> {
-        let bytes = self.medium.read(self.active * self.half, self.half)?;
+    /// Finds every good record of the half in force, which holds this.
+    fn scan(&mut self, bytes: &[u8], each: &mut dyn FnMut(Place, &[u8])) -> usize {
         let mut damaged = 0;
         let mut at = HEADER;
         let mut in_damage = false;
@@ -350,7 +357,7 @@ impl Log {
                 }
             }
         }
-        Ok(damaged)
+        damaged
     }
 }
 
