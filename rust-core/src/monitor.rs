@@ -187,6 +187,7 @@ impl Monitor {
     fn start(&self, settings: Settings, logger: &Logger) -> Result<Running, String> {
         let remote = settings
             .remote
+            .clone()
             .map(|remote| Remote::prepare(remote, Arc::clone(&self.daemon)))
             .transpose()?;
         let (trust, auditor) = Trust::new(settings.trust, &self.daemon)?;
@@ -294,6 +295,7 @@ impl Monitor {
         if let Some(rules) = settings.rules {
             let started = Rules::start(
                 rules,
+                settings.remote.as_ref(),
                 Arc::clone(&self.daemon),
                 Arc::clone(&self.intake),
                 inputs_of_rules,
@@ -302,9 +304,9 @@ impl Monitor {
             );
             match started {
                 Ok(rules) => running.rules = Some(rules),
-                Err(error) => {
+                Err(why) => {
                     running.join();
-                    return Err(thread_failed(error));
+                    return Err(why);
                 }
             }
         }

@@ -75,7 +75,7 @@ pub(crate) fn password(path: &Path) -> Result<Secret, String> {
 }
 
 /// The password that the settings only say where to find, if they do. The function knows the environment.
-pub(super) fn kept_password(
+pub(crate) fn kept_password(
     settings: &settings::Remote,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Secret>, String> {

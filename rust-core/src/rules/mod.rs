@@ -8,6 +8,7 @@ pub mod budget;
 pub mod check;
 mod consult;
 pub mod episode;
+mod errand;
 mod files;
 mod glob;
 pub(crate) mod intake;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender};
 use tracing::{error, info, warn};
 
+use super::errand::{self, Errands};
 use super::files::{Directory, Found};
 use super::intake::{Intake, Lane};
 use super::lua::{Broken, Environment, Limits, Source};
@@ -19,6 +20,7 @@ use super::{Handler, Subject};
 use crate::daemon::Daemon;
 use crate::engine::Input;
 use crate::logging::Logger;
+use crate::settings;
 use crate::threads::{self, Failure};
 
 /// How often the files are looked at.
@@ -42,6 +44,10 @@ pub struct Settings {
     pub queue: usize,
     /// Whether it is only said what would be done.
     pub shadow: bool,
+    /// The key that commands for other hosts are signed with, if any.
+    pub key: Option<PathBuf>,
+    /// The public keys of other hosts, if only results that they have signed count.
+    pub host_keys: Option<PathBuf>,
 }
 
 /// The rules, while they run.
@@ -49,19 +55,28 @@ pub(crate) struct Rules {
     /// Closed to stop them.
     stop: Sender<Infallible>,
     thread: JoinHandle<()>,
+    /// Who sends commands to other hosts.
+    courier: Option<JoinHandle<()>>,
     intake: Arc<Intake>,
 }
 
 impl Rules {
-    /// Starts to keep these rules in force.
+    /// Starts to keep these rules in force. Through the broker, if there is one, they reach other hosts.
     pub(crate) fn start(
         settings: Settings,
+        remote: Option<&settings::Remote>,
         daemon: Arc<dyn Daemon>,
         intake: Arc<Intake>,
         inputs: Sender<Input>,
         logger: &Logger,
         failure: &Arc<Failure>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, String> {
+        let (errands, courier) = errand::prepare(&settings, remote, &daemon)?;
+        let no_thread = |error| format!("no thread could be started: {error}");
+        let courier = courier.map(|courier| {
+            threads::spawn("monitor-errands", logger, failure, || courier.run()).map_err(no_thread)
+        });
+        let courier = courier.transpose()?;
         let (stop, stopped) = bounded(0);
         let keeper = Keeper {
             directory: Directory::new(&settings.directory),
@@ -69,6 +84,7 @@ impl Rules {
             daemon,
             intake: Arc::clone(&intake),
             inputs,
+            errands,
             logger: logger.clone(),
             failure: Arc::clone(failure),
             states: BTreeMap::new(),
@@ -77,10 +93,11 @@ impl Rules {
         };
         let thread = threads::spawn("monitor-rules", logger, failure, move || {
             keeper.run(&stopped);
-        })?;
+        });
         Ok(Self {
             stop,
-            thread,
+            thread: thread.map_err(no_thread)?,
+            courier,
             intake,
         })
     }
@@ -90,7 +107,12 @@ impl Rules {
         self.intake.set(&[]);
         drop(self.stop);
         // It waits for the threads of the rules, too.
-        wait(self.thread, Instant::now() + PATIENCE * 2);
+        let deadline = Instant::now() + PATIENCE * 2;
+        wait(self.thread, deadline);
+        // Nobody gives errands any more.
+        if let Some(courier) = self.courier {
+            wait(courier, deadline);
+        }
     }
 }
 
@@ -109,6 +131,7 @@ struct Keeper {
     daemon: Arc<dyn Daemon>,
     intake: Arc<Intake>,
     inputs: Sender<Input>,
+    errands: Errands,
     logger: Logger,
     failure: Arc<Failure>,
     /// The states: the one that files share has no name, the others have that of their file.
@@ -258,6 +281,7 @@ impl Keeper {
             },
             intake: Arc::clone(&self.intake),
             inputs: self.inputs.clone(),
+            errands: self.errands.clone(),
             shadow: self.settings.shadow,
             logger: self.logger.clone(),
             failure: Arc::clone(&self.failure),

@@ -53,9 +53,12 @@ impl Fixture {
             },
             queue,
             shadow: false,
+            key: None,
+            host_keys: None,
         };
         let rules = Rules::start(
             settings,
+            None,
             handle(),
             Arc::clone(&intake),
             inputs_in,

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use super::consult::consult;
 use super::episode::{Effect, Ended, Episodes, Moment, Report, Run, Seen};
+use super::errand::{Errand, Errands};
 use super::intake::{wanted, Intake};
 use super::lua::{Broken, Environment, LuaState, Plain, Source};
 use super::matching::Index;
@@ -57,6 +58,7 @@ pub(super) struct Parts {
     pub(super) environment: Environment,
     pub(super) intake: Arc<Intake>,
     pub(super) inputs: Sender<Input>,
+    pub(super) errands: Errands,
     pub(super) shadow: bool,
     pub(super) logger: Logger,
     pub(super) failure: Arc<Failure>,
@@ -302,36 +304,44 @@ impl Worker {
             info!(%rule, %series, "would run: {action}");
             return Ok(());
         }
-        let (service, command, arguments) = match action {
+        let (host, service, command, params) = match action {
             Action::Command {
                 host,
                 service,
                 command,
                 params,
-            } => {
-                let here = self.daemon().hostname();
-                if let Some(host) = host.as_deref().filter(|host| *host != here) {
-                    return Err(format!("this monitor cannot send commands to {host}"));
-                }
-                (service.clone(), command.clone(), params.clone())
-            }
+            } => (host, service.clone(), command.clone(), params.clone()),
             Action::Plugin { verb, plugin } => return self.change_plugin(run, *verb, plugin),
         };
         if self.runs.len() >= ENDS {
             return Err("too many commands are waiting".to_owned());
         }
-        let local = Local {
-            rule: rule.to_string(),
-            service,
-            command,
-            arguments,
-            run: run.id,
-            reply: self.ends.0.clone(),
-        };
-        self.parts
-            .inputs
-            .try_send(Input::Local(local))
-            .map_err(|_| "too many commands are waiting".to_owned())?;
+        let (id, reply) = (run.id, self.ends.0.clone());
+        let here = self.daemon().hostname();
+        match host.as_ref().filter(|host| **host != here) {
+            Some(host) => self.parts.errands.give(Errand {
+                run: id,
+                host: host.clone(),
+                service,
+                command,
+                params,
+                reply,
+            })?,
+            None => {
+                let local = Local {
+                    rule: rule.to_string(),
+                    service,
+                    command,
+                    arguments: params,
+                    run: id,
+                    reply,
+                };
+                self.parts
+                    .inputs
+                    .try_send(Input::Local(local))
+                    .map_err(|_| "too many commands are waiting".to_owned())?;
+            }
+        }
         self.parts
             .intake
             .counters
@@ -413,7 +423,13 @@ impl Worker {
         };
         if self.is_news(&run, &ended, outcome.code.number()) {
             let daemon = self.daemon();
-            let result = result::notification(&run.rule, outcome, &daemon.hostname(), daemon.now());
+            let host = match &run.action {
+                Action::Command {
+                    host: Some(host), ..
+                } => host.clone(),
+                _ => daemon.hostname(),
+            };
+            let result = result::notification(&run.rule, outcome, &host, daemon.now());
             daemon.dispatch_notification(&result);
         }
         let now = self.now();

@@ -232,17 +232,36 @@ pub fn send(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Summary, Error> {
     block_on(async {
-        let mut sending = Sending::new(order, message, progress)?;
-        let result = sending.run().await;
-        let broken = match &result {
-            Ok(summary) => summary.lost.is_some(),
-            Err(error) => matches!(error, Error::Connection(_)),
-        };
-        if !broken {
-            sending.link.leave().await;
-        }
-        result
+        let interrupts = Interrupts::new()?;
+        send_until(order, message, progress, interrupts).await
     })
+}
+
+/// The same for a program that has an event loop, and that signals do not interrupt.
+pub(crate) async fn send_undisturbed(
+    order: &Order,
+    message: &mut dyn FnMut(&TaskId) -> String,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary, Error> {
+    send_until(order, message, progress, Interrupts::none()).await
+}
+
+async fn send_until(
+    order: &Order,
+    message: &mut dyn FnMut(&TaskId) -> String,
+    progress: &mut dyn FnMut(Progress<'_>),
+    interrupts: Interrupts,
+) -> Result<Summary, Error> {
+    let mut sending = Sending::new(order, message, progress, interrupts)?;
+    let result = sending.run().await;
+    let broken = match &result {
+        Ok(summary) => summary.lost.is_some(),
+        Err(error) => matches!(error, Error::Connection(_)),
+    };
+    if !broken {
+        sending.link.leave().await;
+    }
+    result
 }
 
 fn block_on<T>(work: impl std::future::Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -261,24 +280,28 @@ fn unique() -> u64 {
     (RandomState::new().build_hasher().finish() & EXACT_IN_A_DOUBLE).max(1)
 }
 
-/// The user's wish to end.
-struct Interrupts {
-    int: Signal,
-    term: Signal,
-}
+/// The user's wish to end: SIGINT and SIGTERM, unless they are somebody else's.
+struct Interrupts(Option<(Signal, Signal)>);
 
 impl Interrupts {
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            int: signal(SignalKind::interrupt())?,
-            term: signal(SignalKind::terminate())?,
-        })
+        Ok(Self(Some((
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ))))
+    }
+
+    fn none() -> Self {
+        Self(None)
     }
 
     async fn wait(&mut self) {
+        let Some((int, term)) = &mut self.0 else {
+            return std::future::pending().await;
+        };
         tokio::select! {
-            _ = self.int.recv() => {}
-            _ = self.term.recv() => {}
+            _ = int.recv() => {}
+            _ = term.recv() => {}
         }
     }
 }
@@ -382,13 +405,14 @@ impl<'a> Sending<'a> {
         order: &'a Order,
         message: &'a mut dyn FnMut(&TaskId) -> String,
         progress: &'a mut dyn FnMut(Progress<'_>),
+        interrupts: Interrupts,
     ) -> Result<Self, Error> {
         Ok(Self {
             order,
             message,
             progress,
             link: Link::new(&order.remote)?,
-            interrupts: Interrupts::new()?,
+            interrupts,
             tasks: HashMap::new(),
             waiting: VecDeque::new(),
             handed: VecDeque::new(),

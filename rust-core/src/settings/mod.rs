@@ -339,11 +339,13 @@ enum Setting {
     RuleInstructions,
     RuleQueue,
     RuleShadow,
+    RuleKey,
+    RuleHostKeys,
     PasswordCredential,
     PasswordEnvironment,
 }
 
-const KEYS: [(&str, Setting); 40] = [
+const KEYS: [(&str, Setting); 42] = [
     ("Host", Setting::Host),
     ("User", Setting::User),
     ("Password", Setting::Password),
@@ -382,6 +384,8 @@ const KEYS: [(&str, Setting); 40] = [
     ("RuleInstructions", Setting::RuleInstructions),
     ("RuleQueue", Setting::RuleQueue),
     ("RuleShadow", Setting::RuleShadow),
+    ("RuleKey", Setting::RuleKey),
+    ("RuleHostKeys", Setting::RuleHostKeys),
     ("PasswordCredential", Setting::PasswordCredential),
     ("PasswordEnvironment", Setting::PasswordEnvironment),
 ];
@@ -723,6 +727,8 @@ fn check_text(key: Setting, text: String) -> Result<Checked, String> {
         | Setting::TrustFile
         | Setting::HostKey
         | Setting::AuditLog
+        | Setting::RuleKey
+        | Setting::RuleHostKeys
             if !text.starts_with('/') =>
         {
             Err("must be an absolute path".to_owned())
@@ -960,6 +966,8 @@ fn rules(given: &mut Given) -> Option<rules::Settings> {
         },
         queue: count(given, Setting::RuleQueue).unwrap_or(rules::DEFAULT_QUEUE),
         shadow: flag(given, Setting::RuleShadow).unwrap_or(false),
+        key: text(given, Setting::RuleKey).map(PathBuf::from),
+        host_keys: text(given, Setting::RuleHostKeys).map(PathBuf::from),
     })
 }
 

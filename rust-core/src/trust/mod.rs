@@ -564,6 +564,27 @@ pub fn read_key(path: &Path) -> Result<SigningKey, String> {
     SigningKey::from_jwk(text).map_err(fail)
 }
 
+/// Reads the public keys of hosts: a JSON Web Key on each line, of which the kid is the name of the host. Empty lines
+/// and those that begin with `#` are passed over.
+pub fn read_host_keys(path: &Path) -> Result<Vec<PublicKey>, String> {
+    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    let mut keys = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let key = PublicKey::from_jwk(line)
+            .map_err(|what| format!("{}:{}: {what}", path.display(), index + 1))?;
+        keys.push(key);
+    }
+    match keys.is_empty() {
+        true => Err(fail(&"there is no key in it")),
+        false => Ok(keys),
+    }
+}
+
 #[derive(Debug)]
 struct Claims<'a> {
     aud: Vec<String>,

@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod commands;
 mod connection;
+mod errands;
 mod lifecycle;
 mod migrate;
 mod panics;

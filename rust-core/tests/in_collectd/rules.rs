@@ -373,3 +373,94 @@ fn the_example_of_the_readme_works() {
     assert!(!log.contains("is broken"), "{log}");
     site.daemon.stop();
 }
+
+#[test]
+fn rules_load_reload_and_unload_plugins() {
+    if !can_run("rules_load_reload_and_unload_plugins") {
+        return;
+    }
+    // What to do comes as a value. It is done once, because the rule is asked about other series in between.
+    let rule = "local verbs = { 'load_plugin', 'reload_plugin', 'unload_plugin' }
+         local asked = {}
+         return { change = { match = { plugin = 'ask' }, handler = function(t)
+           if asked[t.plugin_instance] ~= t.values[1] then
+             asked[t.plugin_instance] = t.values[1]
+             return { [verbs[t.values[1]]] = t.plugin_instance }
+           end
+         end } }";
+    let builder = builder().available("uptime");
+    let ruled = Ruled::with(builder, &[("change.lua", rule)], "");
+    let result = |code: u32, times: usize| {
+        let text = format!("\"code\":{code}}}");
+        eventually(&format!("{times} results with {code}"), SOON, || {
+            let log = ruled.daemon.log();
+            let told = log.lines().filter(|line| {
+                line.contains("type = change::metric::change") && line.contains(&text)
+            });
+            (told.count() >= times).then_some(())
+        });
+    };
+    let ask = |plugin: &str, verb: f64| {
+        let name = format!("ask-{plugin}/gauge-verb");
+        ruled.daemon.putval(&name, 10.0, verb).expect_ok();
+    };
+    ask("uptime", 1.0);
+    result(0, 1);
+    let generation = || {
+        let info = ruled.daemon.assert_state("uptime", "READY");
+        info.fields["generation"].clone()
+    };
+    let first = generation();
+    ask("uptime", 2.0);
+    result(0, 2);
+    assert_ne!(first, generation());
+    ask("uptime", 3.0);
+    result(0, 3);
+    ruled.daemon.assert_gone("uptime");
+
+    // What the daemon refuses is the result, in its words.
+    ask("nosuch", 1.0);
+    result(1, 1);
+    // A rule cannot end the monitor that would wait for it.
+    ask("monitor", 3.0);
+    ruled.logged("a rule cannot change the plugin that it runs in", 1);
+    ruled.daemon.assert_state("monitor", "READY");
+    ruled.daemon.stop();
+}
+
+#[test]
+fn a_thousand_rules_see_what_is_theirs() {
+    if !can_run("a_thousand_rules_see_what_is_theirs") {
+        return;
+    }
+    const RULES: usize = 1000;
+    let files: Vec<(String, String)> = (0..RULES)
+        .map(|number| {
+            let task = "{ service = 'note', command = 'once' }";
+            // Every tenth looks at all values by itself.
+            let rule = match number % 10 {
+                0 => format!("return function(t) if t.plugin == 'p{number}' then return {task} end end"),
+                _ => format!("return {{ r = {{ match = {{ plugin = 'p{number}' }}, handler = function() return {task} end }} }}"),
+            };
+            (format!("r{number:04}.lua"), rule)
+        })
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let ruled = Ruled::start(&files);
+    ruled.logged(&format!("handlers={RULES}"), 1);
+    for (count, number) in [0, 1, 500, 509, 999, 990].into_iter().enumerate() {
+        let name = format!("p{number}/gauge-x");
+        ruled.daemon.putval(&name, 10.0, 1.0).expect_ok();
+        eventually(&name, SOON, || {
+            (ruled.lines("ran") == count + 1).then_some(())
+        });
+    }
+    // The daemon's own values came by all the time.
+    ruled.daemon.wait_for_value_of("seqread");
+    ruled.daemon.stop_and(|log| {
+        assert!(!log.contains("did not reach the rules"), "{log}");
+    });
+}

@@ -1,11 +1,11 @@
 //! The arguments about signatures, which all subcommands share that send something.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use collectd_live::sender::{Seal, Signing as Library, Target};
-use collectd_live::trust::{read_key, Kind, PublicKey};
+use collectd_live::trust::{read_host_keys, read_key, Kind};
 
 use crate::output::complain;
 
@@ -62,25 +62,6 @@ impl Signing {
     /// Whether there is a key.
     pub(crate) fn has_key(&self) -> bool {
         self.key.is_some()
-    }
-}
-
-fn read_host_keys(path: &Path) -> Result<Vec<PublicKey>, String> {
-    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
-    let mut keys = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let key = PublicKey::from_jwk(line)
-            .map_err(|what| format!("{}:{}: {what}", path.display(), index + 1))?;
-        keys.push(key);
-    }
-    match keys.is_empty() {
-        true => Err(fail(&"there is no key in it")),
-        false => Ok(keys),
     }
 }
 
