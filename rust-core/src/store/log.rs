@@ -26,6 +26,8 @@ const HEADER_USED: usize = 36;
 /// CRC of the rest, length of the payload, generation, number.
 const FRAME: usize = 24;
 const ALIGNMENT: usize = 8;
+/// How much is written at once when a half is begun: memory for all of it would stay with libc.
+const CHUNK: usize = 64 * 1024;
 /// No half counts so far, and what does was never written here.
 const MAX_GENERATION: u64 = u64::MAX / 2;
 
@@ -302,29 +304,37 @@ impl Log {
         payloads: impl IntoIterator<Item = Vec<u8>>,
     ) -> io::Result<Vec<Place>> {
         let (generation, active) = (self.highest + 1, 1 - self.active);
+        // Even if this fails, something of it may be in the file.
+        self.highest = generation;
+        let base = active * self.half;
         let mut bytes = Vec::new();
         let mut places = Vec::new();
-        let mut number = 1;
+        let (mut end, mut number) = (HEADER, 1);
         for payload in payloads {
-            places.push(Place {
-                at: HEADER + bytes.len(),
+            let place = Place {
+                at: end + bytes.len(),
                 length: payload.len(),
-            });
+            };
+            if place.at + place.size() > self.half {
+                return Err(io::Error::other("there is no room"));
+            }
             encode(&mut bytes, &payload, generation, number);
+            places.push(place);
             number += 1;
+            if bytes.len() >= CHUNK {
+                self.medium.write(base + end, &bytes)?;
+                end += bytes.len();
+                bytes.clear();
+            }
         }
-        if HEADER + bytes.len() > self.half {
-            return Err(io::Error::other("there is no room"));
-        }
-        let base = active * self.half;
-        self.medium.write(base + HEADER, &bytes)?;
+        self.medium.write(base + end, &bytes)?;
+        end += bytes.len();
         self.medium.sync()?;
         self.medium.write(base, &header(self.half, generation))?;
         self.medium.sync()?;
         self.active = active;
         self.generation = generation;
-        self.highest = generation;
-        self.end = HEADER + bytes.len();
+        self.end = end;
         self.next_number = number;
         Ok(places)
     }
