@@ -1,7 +1,6 @@
 //! The connection: not there yet, there, lost, and refused.
 
 use std::fs;
-use std::process::Command;
 
 use collectd_live_tests::{eventually, Daemon};
 
@@ -76,17 +75,7 @@ fn a_wrong_password_is_named_once_and_no_secret_is_shown() {
     if !can_run("a_wrong_password_is_named_once_and_no_secret_is_shown") {
         return;
     }
-    let configuration = "allow_anonymous false\npassword_file DIR/passwords\n";
-    let mut broker = Broker::prepared(configuration, |dir| {
-        let output = Command::new("mosquitto_passwd")
-            .args(["-b", "-c"])
-            .arg(dir.join("passwords"))
-            .args(["monitor", "swordfish-right"])
-            .output()
-            .expect("it is installed with mosquitto");
-        assert!(output.status.success(), "{output:?}");
-    });
-    broker.start_again();
+    let broker = Broker::with_user("monitor", "swordfish-right", |_| {});
     let daemon = daemon().start();
     let block = block(&broker, &daemon.path(".")).replace("\"info\"", "\"debug\"");
     let refused = |times: usize| {

@@ -8,6 +8,7 @@ mod commands;
 mod connection;
 mod errands;
 mod lifecycle;
+mod load;
 mod migrate;
 mod panics;
 mod recovery;
@@ -118,7 +119,12 @@ impl Site {
     /// daemon's directory.
     #[track_caller]
     fn with(builder: Builder, services: &str) -> Self {
-        let broker = Broker::start();
+        Self::at(Broker::start(), builder, services)
+    }
+
+    /// The same with this broker.
+    #[track_caller]
+    fn at(broker: Broker, builder: Builder, services: &str) -> Self {
         let daemon = builder.start();
         let dir = daemon.path(".");
         let services = services.replace("DIR", dir.to_str().expect("UTF-8"));

@@ -217,20 +217,9 @@ fn the_password_may_stand_in_a_file() {
     if !broker_is_installed("the_password_may_stand_in_a_file") {
         return;
     }
-    let mut broker = Broker::prepared(
-        "allow_anonymous false\npassword_file DIR/passwords\n",
-        |dir| {
-            fs::write(dir.join("password"), "hunter2\n").expect("a file");
-            let made = Command::new("mosquitto_passwd")
-                .args(["-b", "-c"])
-                .arg(dir.join("passwords"))
-                .args(["u", "hunter2"])
-                .status()
-                .expect("it comes with mosquitto");
-            assert!(made.success());
-        },
-    );
-    broker.start_again();
+    let broker = Broker::with_user("u", "hunter2", |dir| {
+        fs::write(dir.join("password"), "hunter2\n").expect("a file");
+    });
     let path = broker.dir().join("password");
     let block = block(&broker)
         .with("User", "u")

@@ -73,6 +73,23 @@ impl Broker {
         broker
     }
 
+    /// A broker that lets in one user only, with this password. More files are written by the function.
+    pub(crate) fn with_user(user: &str, password: &str, files: impl FnOnce(&Path)) -> Self {
+        let configuration = "allow_anonymous false\npassword_file DIR/passwords\n";
+        let mut broker = Self::prepared(configuration, |dir| {
+            let made = Command::new("mosquitto_passwd")
+                .args(["-b", "-c"])
+                .arg(dir.join("passwords"))
+                .args([user, password])
+                .output()
+                .expect("it comes with mosquitto");
+            assert!(made.status.success(), "{made:?}");
+            files(dir);
+        });
+        broker.start_again();
+        broker
+    }
+
     /// A broker that does not run yet. The files that it needs are written by the function.
     pub(crate) fn prepared(configuration: &str, files: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
