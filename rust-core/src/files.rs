@@ -107,6 +107,16 @@ pub fn open_checked(path: &Path, privacy: Privacy) -> Result<File, FileError> {
     Ok(file)
 }
 
+/// Checks a file that is open already, to which we write: nobody but root and our own user can have written it.
+pub(crate) fn check_own(path: &Path, file: &File) -> Result<(), FileError> {
+    let fail = |error| FileError::Io(path.to_owned(), error);
+    let metadata = file.metadata().map_err(fail)?;
+    check_owner(path, metadata.uid())?;
+    check_mode(path, metadata.mode(), 0o022)?;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    check_parents(&std::fs::read_link(link).map_err(fail)?)
+}
+
 /// Makes a file that was not there, for its owner only.
 pub fn create_private(path: &Path, text: &[u8]) -> Result<(), FileError> {
     write_new(path, text, 0o600).map_err(|error| FileError::Io(path.to_owned(), error))
@@ -138,6 +148,14 @@ fn write_new(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(text)?;
     file.sync_all()
+}
+
+/// Checks a directory and every one above it: what is in it is what root or our own user have put there.
+pub(crate) fn check_directory(path: &Path) -> Result<(), FileError> {
+    let real = path
+        .canonicalize()
+        .map_err(|error| FileError::Io(path.to_owned(), error))?;
+    check_parents(&real.join("entry"))
 }
 
 /// Checks every directory above a path.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::lua::Source;
+use crate::files::{self, FileError, Privacy};
 
 /// The largest rule file.
 const MAX_FILE: u64 = 4 << 20;
@@ -41,9 +42,23 @@ impl Stamp {
     }
 }
 
+/// Reads a rule file or a module.
+pub(super) fn read(path: &Path, strict: bool) -> Result<Vec<u8>, String> {
+    let text = match strict {
+        true => files::read(path, Privacy::Public),
+        false => fs::read(path).map_err(|error| FileError::Io(path.to_owned(), error)),
+    };
+    text.map_err(|error| match error {
+        FileError::Io(path, error) => format!("{} cannot be read: {error}", path.display()),
+        refused @ FileError::Unsafe { .. } => format!("{refused}"),
+    })
+}
+
 /// A directory that is looked at from time to time.
 pub(super) struct Directory {
     path: PathBuf,
+    /// Whether nothing counts that others than root and our own user could have written.
+    strict: bool,
     stamps: BTreeMap<PathBuf, Stamp>,
     /// What was read, and what must not be read again as it was.
     texts: BTreeMap<PathBuf, (Stamp, Arc<[u8]>)>,
@@ -61,9 +76,10 @@ pub(super) struct Found {
 }
 
 impl Directory {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path, strict: bool) -> Self {
         Self {
             path: path.to_owned(),
+            strict,
             stamps: BTreeMap::new(),
             texts: BTreeMap::new(),
             problem: None,
@@ -84,6 +100,25 @@ impl Directory {
             self.problem = Some(problem.clone());
             tracing::error!("{problem}");
             return None;
+        }
+        let refused = match self.strict {
+            true => files::check_directory(&self.path).err(),
+            false => None,
+        };
+        if let Some(refused) = refused {
+            // What is in force may be of whoever could write to it.
+            let problem = format!("no rule is used: {refused}");
+            if self.problem.as_ref() == Some(&problem) {
+                return None;
+            }
+            self.problem = Some(problem.clone());
+            self.stamps.clear();
+            self.texts.clear();
+            return Some(Found {
+                sources: Vec::new(),
+                problems: vec![problem],
+                modules_changed: true,
+            });
         }
         self.problem = None;
         let modules = self.path.join("lib");
@@ -110,10 +145,10 @@ impl Directory {
             }
             let text = match self.texts.get(path) {
                 Some((before, text)) if before == stamp => Arc::clone(text),
-                _ => match fs::read(path) {
+                _ => match read(path, self.strict) {
                     Ok(text) => text.into(),
-                    Err(error) => {
-                        problems.push(format!("{} cannot be read: {error}", path.display()));
+                    Err(problem) => {
+                        problems.push(problem);
                         continue;
                     }
                 },
@@ -163,6 +198,7 @@ fn list(directory: &Path, depth: usize, stamps: &mut BTreeMap<PathBuf, Stamp>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn names(found: &Found) -> Vec<&str> {
         found.sources.iter().map(|source| &*source.name).collect()
@@ -176,7 +212,7 @@ mod tests {
             fs::write(&new, text).unwrap();
             fs::rename(new, dir.path().join(name)).unwrap();
         };
-        let mut directory = Directory::new(dir.path());
+        let mut directory = Directory::new(dir.path(), true);
         assert!(directory.look().is_none());
         write("b.lua", "1");
         write("a.lua", "2");
@@ -200,11 +236,93 @@ mod tests {
         assert_eq!(names(&directory.look().unwrap()), ["b"]);
     }
 
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_no_rule_until_it_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules");
+        fs::create_dir(&path).unwrap();
+        for name in ["a.lua", "b.lua"] {
+            fs::write(path.join(name), "").unwrap();
+            set(&path.join(name), 0o644);
+        }
+        set(&path.join("b.lua"), 0o664);
+        let mut directory = Directory::new(&path, true);
+        let found = directory.look().unwrap();
+        assert_eq!(names(&found), ["a"]);
+        let [problem] = &found.problems[..] else {
+            panic!("{:?}", found.problems)
+        };
+        assert!(
+            problem.contains("b.lua: can be written by others"),
+            "{problem}"
+        );
+        assert!(problem.contains("run: chmod g-w "), "{problem}");
+        set(&path.join("b.lua"), 0o644);
+        assert_eq!(names(&directory.look().unwrap()), ["a", "b"]);
+        // One that was good, and is not any more.
+        set(&path.join("a.lua"), 0o646);
+        assert_eq!(names(&directory.look().unwrap()), ["b"]);
+        set(&path.join("a.lua"), 0o644);
+        assert_eq!(names(&directory.look().unwrap()), ["a", "b"]);
+        // Whoever may write to the directory can put others there.
+        set(&path, 0o777);
+        let found = directory.look().unwrap();
+        assert!(found.sources.is_empty() && found.modules_changed);
+        assert!(
+            found.problems[0].contains("no rule is used"),
+            "{:?}",
+            found.problems
+        );
+        assert!(directory.look().is_none());
+        set(&path, 0o755);
+        assert_eq!(names(&directory.look().unwrap()), ["a", "b"]);
+        // A developer who tries rules may have them as they are.
+        set(&path, 0o777);
+        set(&path.join("b.lua"), 0o666);
+        assert_eq!(
+            names(&Directory::new(&path, false).look().unwrap()),
+            ["a", "b"]
+        );
+    }
+
+    #[test]
+    fn a_rule_file_of_another_user_or_elsewhere_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules");
+        fs::create_dir(&path).unwrap();
+        fs::write(dir.path().join("away.lua"), "").unwrap();
+        std::os::unix::fs::symlink("../away.lua", path.join("link.lua")).unwrap();
+        let mut directory = Directory::new(&path, true);
+        let found = directory.look().unwrap();
+        assert!(found.sources.is_empty());
+        assert!(
+            found.problems[0].contains("leads out of its directory"),
+            "{:?}",
+            found.problems
+        );
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        fs::write(path.join("a.lua"), "").unwrap();
+        std::os::unix::fs::chown(path.join("a.lua"), Some(65534), None).unwrap();
+        let found = directory.look().unwrap();
+        assert!(found.sources.is_empty());
+        assert!(
+            found.problems[0].contains("belongs to the user 65534"),
+            "{:?}",
+            found.problems
+        );
+    }
+
     #[test]
     fn a_directory_that_cannot_be_read_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rules");
-        let mut directory = Directory::new(&path);
+        let mut directory = Directory::new(&path, true);
         assert!(directory.look().is_none());
         fs::create_dir(&path).unwrap();
         fs::write(path.join("a.lua"), "").unwrap();

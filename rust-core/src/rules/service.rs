@@ -79,7 +79,7 @@ impl Rules {
         let courier = courier.transpose()?;
         let (stop, stopped) = bounded(0);
         let keeper = Keeper {
-            directory: Directory::new(&settings.directory),
+            directory: Directory::new(&settings.directory, true),
             settings,
             daemon,
             intake: Arc::clone(&intake),
@@ -278,6 +278,7 @@ impl Keeper {
                 daemon: Arc::clone(&self.daemon),
                 directory: self.settings.directory.clone(),
                 limits: self.settings.limits,
+                strict: true,
             },
             intake: Arc::clone(&self.intake),
             inputs: self.inputs.clone(),

@@ -151,7 +151,7 @@ impl Tool {
         let directory = &self.directory;
         std::fs::read_dir(directory)
             .map_err(|error| format!("{}: {error}", directory.display()))?;
-        let found = Directory::new(directory).look();
+        let found = Directory::new(directory, false).look();
         let found = found.ok_or_else(|| format!("{}: has no rule files", directory.display()))?;
         if let Some(problem) = found.problems.into_iter().next() {
             return Err(problem);
@@ -177,6 +177,7 @@ impl Tool {
             daemon: daemon.clone(),
             directory: self.directory.clone(),
             limits: self.limits,
+            strict: false,
         };
         LuaState::load(sources, &environment, &Plain::Nil)
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::boundary::{self, Boundary};
+use crate::files;
 use crate::protocol::{Code, Digest, Key, Outcome, Reply, TaskId};
 use crate::trust::Signed;
 pub(crate) use sync::Syncer;
@@ -1177,18 +1178,21 @@ fn open_file(dir: &Path) -> io::Result<File> {
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
+    let path = dir.join(FILE);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(dir.join(FILE))?;
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
+    // Whoever can write to it can make what was run, or refused, run again.
+    files::check_own(&path, &file).map_err(io::Error::other)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| io::Error::other("another monitor uses it"))?;
     let wanted = 2 * HALF as u64;
@@ -1441,6 +1445,45 @@ mod tests {
             fs::read(dir.path().join("journal.version-9")).unwrap(),
             bytes
         );
+    }
+
+    #[test]
+    fn a_journal_that_others_could_have_written_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        drop(open(&state));
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let refused = |why: &str| {
+            let (store, problem) = Store::open(&state);
+            let problem = problem.unwrap();
+            assert!(problem.contains(why), "{problem}");
+            assert!(!store.is_durable());
+        };
+        let file = state.join(FILE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file), mode(&state)), (0o600, 0o700));
+        set(&file, 0o620);
+        refused("can be written by others");
+        // Results may hold secrets, but a site may have let somebody read them.
+        set(&file, 0o640);
+        drop(open(&state));
+        set(&file, 0o600);
+        set(&state, 0o777);
+        refused("state: can be written by others");
+        set(&state, 0o700);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+            refused("belongs to the user 65534");
+            std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+        }
+        drop(open(&state));
+        fs::rename(&file, state.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+        refused("symbolic link");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::{convert, modules, words, Environment, Plain};
 use crate::daemon::{Daemon, DataValue, Notification, Severity, SourceType, ValueList};
 use crate::rules::budget::Budget;
+use crate::rules::files;
 
 /// The largest module that is read.
 const MAX_MODULE: u64 = 4 << 20;
@@ -314,12 +315,15 @@ fn native(lua: &Lua, environment: &Environment) -> mlua::Result<Table> {
         })?,
     )?;
     let directory = modules(&environment.directory);
+    let strict = environment.strict;
     native.raw_set(
         "module",
-        lua.create_function(move |lua, name: String| match module(&directory, &name) {
-            Ok((text, path)) => Ok((Some(lua.create_string(text)?), path)),
-            Err(why) => Ok((None, why)),
-        })?,
+        lua.create_function(
+            move |lua, name: String| match module(&directory, &name, strict) {
+                Ok((text, path)) => Ok((Some(lua.create_string(text)?), path)),
+                Err(why) => Ok((None, why)),
+            },
+        )?,
     )?;
     native.raw_set(
         "load",
@@ -384,7 +388,7 @@ fn function(lua: &Lua, of: &Value) -> mlua::Result<Function> {
 }
 
 /// Finds a module: `a.b` is `a/b.lua` or `a/b/init.lua`.
-fn module(directory: &Path, name: &str) -> Result<(Vec<u8>, String), String> {
+fn module(directory: &Path, name: &str, strict: bool) -> Result<(Vec<u8>, String), String> {
     let relative = name.replace('.', "/");
     let inside = !relative.is_empty()
         && Path::new(&relative)
@@ -397,8 +401,7 @@ fn module(directory: &Path, name: &str) -> Result<(Vec<u8>, String), String> {
         let path = directory.join(format!("{relative}{tail}"));
         match fs::metadata(&path) {
             Ok(found) if found.is_file() && found.len() <= MAX_MODULE => {
-                let text = fs::read(&path)
-                    .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+                let text = files::read(&path, strict)?;
                 return Ok((text, format!("lib/{relative}{tail}")));
             }
             Ok(_) => return Err(format!("{} is no file of at most 4 MiB", path.display())),

@@ -85,6 +85,8 @@ pub struct Environment {
     pub directory: PathBuf,
     /// What the rules may do.
     pub limits: Limits,
+    /// Whether no module counts that others than root and our own user could have written.
+    pub strict: bool,
 }
 
 /// How a file, or a handler in it, is to be reported.

@@ -40,6 +40,7 @@ impl Fixture {
             daemon: Arc::clone(&self.daemon) as Arc<dyn Daemon>,
             directory: self.directory.path().to_owned(),
             limits: self.limits,
+            strict: true,
         }
     }
 
