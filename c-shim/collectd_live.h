@@ -45,6 +45,10 @@ typedef enum cl_status {
    The call ended in a panic. The monitor is out of service.
    */
   CL_STATUS_PANIC = 7,
+  /*
+   It may not be done.
+   */
+  CL_STATUS_REFUSED = 8,
 } cl_status;
 
 /*
@@ -143,6 +147,45 @@ enum cl_status cl_monitor_write(const struct cl_monitor *monitor,
                                 const data_set_t *data_set,
                                 const value_list_t *values,
                                 plugin_source_t source);
+
+/*
+ Says whether a plugin may be loaded, reloaded or unloaded. Waits for nothing but the disk of the trust file. Where
+ nobody can decide, because the monitor has failed or there is a mistake in the trust file, root and the daemon's
+ user may do everything, others nothing.
+
+ Parameters: reason is where to put a text of up to reason_size bytes with the NUL, which says why not.
+
+ Returns: CL_STATUS_OK if it may be done; CL_STATUS_REFUSED, and then the reason is written; CL_STATUS_NULL, which
+ is to be taken as a refusal.
+
+ Lifetimes: nothing of the request is kept.
+
+ # Safety
+ monitor is from cl_monitor_new() and not freed, or NULL; request is the daemon's, or NULL; reason is valid for
+ writing so many bytes, or NULL.
+ */
+enum cl_status cl_monitor_policy(const struct cl_monitor *monitor,
+                                 const plugin_request_t *request,
+                                 char *reason,
+                                 size_t reason_size);
+
+/*
+ Takes note of what the daemon has decided about a plugin. Does not block.
+
+ Parameters: reason says why it was refused, and is not looked at if it was allowed.
+
+ Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+
+ Lifetimes: what is kept of the request is copied.
+
+ # Safety
+ monitor is from cl_monitor_new() and not freed, or NULL; request is the daemon's, or NULL; reason is a string that
+ ends in NUL, or NULL.
+ */
+enum cl_status cl_monitor_audit(const struct cl_monitor *monitor,
+                                const plugin_request_t *request,
+                                bool allowed,
+                                const char *reason);
 
 /*
  Dispatches what the monitor has counted, and a notification when it has not been able to hear commands for

@@ -47,6 +47,18 @@ static int monitor_notification(const notification_t *notification,
       cl_monitor_notification(ud->data, notification, plugin_get_source()));
 }
 
+/* Whatever is wrong with the answer, nothing may be done then. */
+static int monitor_policy(const plugin_request_t *request, char *reason,
+                          size_t reason_size, user_data_t *ud) {
+  return result(cl_monitor_policy(ud->data, request, reason, reason_size));
+}
+
+/* May run in any thread. What goes wrong is in the log. */
+static void monitor_audit(const plugin_request_t *request, bool allowed,
+                          const char *reason, user_data_t *ud) {
+  (void)cl_monitor_audit(ud->data, request, allowed, reason);
+}
+
 static int monitor_read(void) { return result(cl_monitor_read(monitor)); }
 
 static int monitor_shutdown(void) {
@@ -65,14 +77,17 @@ void module_register(void) {
     ERROR("monitor plugin: The monitor could not be made.");
 
   /* The notification callback owns the monitor, because it is the last that
-   * can be running: write callbacks have returned before shutdown does. */
+   * can be running: the others have returned before shutdown is called. */
   user_data_t ud = {.data = monitor, .free_func = monitor_free};
+  user_data_t borrowed = {.data = monitor};
 
   if (plugin_register_complex_config("monitor", monitor_config) != 0 ||
       plugin_register_init("monitor", monitor_init) != 0 ||
       plugin_register_read("monitor", monitor_read) != 0 ||
       plugin_register_shutdown("monitor", monitor_shutdown) != 0 ||
       plugin_register_unloadable(PLUGIN_UNLOADABLE_RESIDENT) != 0 ||
+      plugin_register_policy("monitor", monitor_policy, &borrowed) != 0 ||
+      plugin_register_audit("monitor", monitor_audit, &borrowed) != 0 ||
       plugin_register_notification("monitor", monitor_notification, &ud) != 0)
     ERROR("monitor plugin: A callback could not be registered.");
 }

@@ -23,8 +23,7 @@ use crate::runner::Client;
 use crate::settings::{Block, Settings};
 use crate::store::{Store, Syncer};
 use crate::threads::{self, Failure};
-use crate::trust::audit;
-use crate::trust::Trust;
+use crate::trust::{audit, Change, Trust};
 
 /// How many messages may wait for the engine.
 const INPUTS: usize = 256;
@@ -327,6 +326,39 @@ impl Monitor {
     pub(crate) fn intake(&self) -> Result<&Intake, Error> {
         self.in_service()?;
         Ok(&self.intake)
+    }
+
+    /// Whether what somebody asks the daemon to do with a plugin may be done. The error is a reason in words, part of
+    /// a sentence, without any value of an option. Does not wait for more than the disk of the trust file.
+    pub fn may(&self, change: &Change) -> Result<(), String> {
+        match self.trust() {
+            Some(trust) => trust.judge(change),
+            None => change.by.mends(),
+        }
+    }
+
+    /// Writes down what the daemon has decided about a plugin, with the SHA-256 of the configuration, if it was read.
+    /// Does not wait.
+    pub fn decided(
+        &self,
+        change: &Change,
+        outcome: Result<(), &str>,
+        configuration: Option<String>,
+    ) -> Result<(), Error> {
+        self.in_service()?;
+        if let Some(trust) = self.trust() {
+            trust.judged(change, outcome, configuration, self.daemon.now());
+        }
+        Ok(())
+    }
+
+    /// What decides, while it can. The lock is held for longer only while the monitor starts; it is not asked then.
+    fn trust(&self) -> Option<Arc<Trust>> {
+        self.in_service().ok()?;
+        match &*self.phase() {
+            Phase::Running(running) => Some(Arc::clone(&running.trust)),
+            Phase::New | Phase::Configured(_) | Phase::Stopped => None,
+        }
     }
 
     /// Reports what was counted, and says so when commands do not come through for long. Does not wait.

@@ -20,20 +20,22 @@ const FUNCTIONS: [&str; 11] = [
     "uc_get_rate_by_name",
     "uc_get_value_by_name",
 ];
-const TYPES: [&str; 7] = [
+const TYPES: [&str; 8] = [
     "cdtime_t",
     "data_set_t",
     "notification_t",
     "oconfig_item_t",
     "oconfig_value_t",
+    "plugin_request_t",
     "plugin_source_t",
     "value_list_t",
 ];
-const VARIABLES: [&str; 5] = [
+const VARIABLES: [&str; 6] = [
     "DS_TYPE_(COUNTER|GAUGE|DERIVE|ABSOLUTE)",
     "DATA_MAX_NAME_LEN",
     "NOTIF_MAX_MSG_LEN",
     "OCONFIG_TYPE_.*",
+    "PLUGIN_OPTION_.*",
     "hostname_g",
 ];
 

@@ -674,18 +674,31 @@ impl Daemon {
     /// If the answer is not one of success.
     #[track_caller]
     pub fn send_as_nobody(&self, line: &str) {
+        let answer = self.ask_as_nobody(line, 1);
+        assert!(answer.starts_with("0 "), "{answer:?}");
+    }
+
+    /// Sends a line to the control socket so many times, on one connection, as the user "nobody"; the daemon must be
+    /// open to all users. Returns the first line of each answer.
+    ///
+    /// # Panics
+    /// If there is no connection.
+    #[track_caller]
+    pub fn ask_as_nobody(&self, line: &str, times: usize) -> String {
         let nobody = NOBODY.to_string();
         let script = "my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; \
-                      print $s \"$ARGV[1]\\n\"; $s->flush; print scalar <$s>";
+                      for (1 .. $ARGV[2]) { print $s \"$ARGV[1]\\n\"; $s->flush; print scalar <$s> }";
         let output = Command::new("setpriv")
             .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
             .args(["--", "perl", "-MIO::Socket::UNIX", "-e", script])
             .arg(self.socket())
             .arg(line)
+            .arg(times.to_string())
             .current_dir("/")
             .output()
             .expect("perl");
-        assert!(output.stdout.starts_with(b"0 "), "{output:?}");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn run_collectdctl(&self, command: &mut Command, args: &[&str]) -> Collectdctl {

@@ -128,7 +128,7 @@ impl Daemon for Collectd {
         let name = name.as_ptr();
         // SAFETY: The name ends in NUL, there is as much room for the message as is said, and no options are given.
         // The daemon does this from any thread.
-        let status = unsafe {
+        let change = || unsafe {
             match verb {
                 Verb::Load => sys::plugin_lifecycle_load(name, ptr::null(), text, room),
                 Verb::Reload => sys::plugin_lifecycle_reload(name, ptr::null(), text, room),
@@ -136,6 +136,8 @@ impl Daemon for Collectd {
                 Verb::Unload => sys::plugin_lifecycle_unload(name, 0, text, room),
             }
         };
+        // The daemon tells a policy and the audit log who asks.
+        let status = values::as_monitor(change);
         let message = field(&message);
         match status {
             0 => Ok(message),

@@ -19,6 +19,77 @@ pub(super) unsafe fn block(item: &sys::oconfig_item_t) -> Result<Block, cl_statu
     unsafe { nested(item, MAX_DEPTH) }
 }
 
+/// Copies what stands in an item, which itself need not have a key.
+///
+/// # Safety
+/// As for [`block`].
+pub(super) unsafe fn statements(item: &sys::oconfig_item_t) -> Result<Vec<Block>, cl_status> {
+    // SAFETY: liboconfig counts what it allocates.
+    let children = unsafe { counted(item.children, item.children_num) };
+    children
+        .iter()
+        // SAFETY: As for the item, so for its parts.
+        .map(|child| unsafe { nested(child, MAX_DEPTH) })
+        .collect()
+}
+
+/// SHA-256 of what stands in an item, in hexadecimal digits: of every key without its case, of every value as it is,
+/// and of where each begins and ends. Comments and spaces do not count.
+///
+/// # Safety
+/// As for [`block`].
+pub(super) unsafe fn digest(item: &sys::oconfig_item_t) -> String {
+    let mut hash = openssl::sha::Sha256::new();
+    let mut part = |kind: u8, bytes: &[u8]| {
+        hash.update(&[kind]);
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    // SAFETY: liboconfig counts what it allocates.
+    let children = |item: &sys::oconfig_item_t| unsafe {
+        counted::<sys::oconfig_item_t>(item.children, item.children_num)
+    };
+    // Whoever wrote it may have nested it more deeply than a stack takes.
+    let mut open = vec![children(item).iter()];
+    while let Some(siblings) = open.last_mut() {
+        let Some(item) = siblings.next() else {
+            part(b')', &[]);
+            open.pop();
+            continue;
+        };
+        // SAFETY: A key ends in NUL and lives as long as the item.
+        part(b'k', &unsafe { bytes(item.key) }.to_ascii_lowercase());
+        // SAFETY: liboconfig counts what it allocates.
+        for value in unsafe { counted(item.values, item.values_num) } {
+            // SAFETY: The type says which member of the union was written.
+            unsafe {
+                match u32::try_from(value.type_) {
+                    Ok(sys::OCONFIG_TYPE_STRING) => part(b's', bytes(value.value.string)),
+                    Ok(sys::OCONFIG_TYPE_NUMBER) => {
+                        part(b'n', &value.value.number.to_le_bytes());
+                    }
+                    Ok(sys::OCONFIG_TYPE_BOOLEAN) => {
+                        part(b'b', &[u8::from(value.value.boolean != 0)]);
+                    }
+                    _ => part(b'?', &[]),
+                }
+            }
+        }
+        open.push(children(item).iter());
+    }
+    hash.finish().map(|byte| format!("{byte:02x}")).concat()
+}
+
+/// # Safety
+/// Unless it is NULL, the text must end in NUL, and live and not change as long as the result.
+unsafe fn bytes<'a>(text: *const c_char) -> &'a [u8] {
+    match text.is_null() {
+        true => &[],
+        // SAFETY: It is not NULL, and the caller's promise.
+        false => unsafe { CStr::from_ptr(text) }.to_bytes(),
+    }
+}
+
 /// # Safety
 /// As for [`block`].
 unsafe fn nested(item: &sys::oconfig_item_t, depth: usize) -> Result<Block, cl_status> {
@@ -157,6 +228,42 @@ mod tests {
         let mut expected = Block::option("Plugin", values);
         expected.children.push(Block::option("Host", []));
         assert_eq!(block, expected);
+    }
+
+    #[test]
+    fn what_stands_in_a_root_without_a_key_is_copied() {
+        let mut tree = tree(b"Host");
+        tree.root.key = ptr::null_mut();
+        // SAFETY: The tree is made as liboconfig makes it, and lives.
+        let statements = unsafe { statements(&tree.root) }.unwrap();
+        assert_eq!(statements, [Block::option("Host", [])]);
+    }
+
+    #[test]
+    fn configurations_differ_in_their_digest_as_they_do_in_what_they_say() {
+        // SAFETY: The trees are made as liboconfig makes them, and live.
+        let of = |tree: &Tree| unsafe { digest(&tree.root) };
+        let host = of(&tree(b"Host"));
+        assert_eq!(host.len(), 64);
+        assert_eq!(host, of(&tree(b"hosT")));
+        assert_ne!(host, of(&tree(b"Hosts")));
+        assert_ne!(of(&tree(b"Ho\xffst")), of(&tree(b"Ho\xfest")));
+        let inner = tree(b"Host");
+        let mut children = [inner.root];
+        let mut outer = tree(b"Host");
+        outer.root.children = children.as_mut_ptr();
+        assert_ne!(of(&outer), host);
+        // The value of an option counts, its place, too.
+        let mut values = inner._values.clone();
+        values[1].value.number = 2.5;
+        let before = of(&outer);
+        children[0].values = values.as_mut_ptr();
+        outer.root.children = children.as_mut_ptr();
+        let changed = of(&outer);
+        assert_ne!(changed, before);
+        children[0].values_num = 1;
+        outer.root.children = children.as_mut_ptr();
+        assert_ne!(of(&outer), changed);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code, reason = "this module and `sys` are the boundary to C")]
 
+mod change;
 mod collectd;
 mod config;
 mod guard;

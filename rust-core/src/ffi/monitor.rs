@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::collectd::Collectd;
 use super::status::cl_status;
-use super::values;
-use super::{config, guard};
+use super::{change, config, guard, values};
 use crate::monitor::Monitor;
-use crate::sys::{data_set_t, notification_t, oconfig_item_t, plugin_source_t, value_list_t};
+use crate::sys::{
+    data_set_t, notification_t, oconfig_item_t, plugin_request_t, plugin_source_t, value_list_t,
+};
 
 /// The monitor. Made by cl_monitor_new(), owned by whoever called that, ended by cl_monitor_free().
 #[allow(
@@ -185,6 +186,93 @@ pub unsafe extern "C" fn cl_monitor_write(
     })
 }
 
+/// Says whether a plugin may be loaded, reloaded or unloaded. Waits for nothing but the disk of the trust file. Where
+/// nobody can decide, because the monitor has failed or there is a mistake in the trust file, root and the daemon's
+/// user may do everything, others nothing.
+///
+/// Parameters: reason is where to put a text of up to reason_size bytes with the NUL, which says why not.
+///
+/// Returns: CL_STATUS_OK if it may be done; CL_STATUS_REFUSED, and then the reason is written; CL_STATUS_NULL, which
+/// is to be taken as a refusal.
+///
+/// Lifetimes: nothing of the request is kept.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; request is the daemon's, or NULL; reason is valid for
+/// writing so many bytes, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_policy(
+    monitor: *const cl_monitor,
+    request: *const plugin_request_t,
+    reason: *mut c_char,
+    reason_size: usize,
+) -> cl_status {
+    // SAFETY: The caller's promise, for both.
+    let (Some(monitor), Some(request)) = (unsafe { monitor.as_ref() }, unsafe { request.as_ref() })
+    else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    let refuse = |why: &str| {
+        // SAFETY: The caller's promise.
+        unsafe { change::write(reason, reason_size, why) };
+        cl_status::CL_STATUS_REFUSED
+    };
+    let status = guard::with_monitor("cl_monitor_policy", &monitor.0, || {
+        // SAFETY: The caller's promise.
+        let change = unsafe { change::change(request) };
+        monitor.0.may(&change).map_err(|why| refuse(&why))
+    });
+    match status {
+        cl_status::CL_STATUS_OK | cl_status::CL_STATUS_REFUSED => status,
+        // It has panicked while it decided.
+        _ => guard::without_monitor(|| {
+            change::requester(&request.who)
+                .mends()
+                .map_err(|why| refuse(&why))
+        }),
+    }
+}
+
+/// Takes note of what the daemon has decided about a plugin. Does not block.
+///
+/// Parameters: reason says why it was refused, and is not looked at if it was allowed.
+///
+/// Returns: CL_STATUS_OK; CL_STATUS_FAILED; CL_STATUS_PANIC; CL_STATUS_NULL.
+///
+/// Lifetimes: what is kept of the request is copied.
+///
+/// # Safety
+/// monitor is from cl_monitor_new() and not freed, or NULL; request is the daemon's, or NULL; reason is a string that
+/// ends in NUL, or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn cl_monitor_audit(
+    monitor: *const cl_monitor,
+    request: *const plugin_request_t,
+    allowed: bool,
+    reason: *const c_char,
+) -> cl_status {
+    // SAFETY: The caller's promise, for both.
+    let (Some(monitor), Some(request)) = (unsafe { monitor.as_ref() }, unsafe { request.as_ref() })
+    else {
+        return cl_status::CL_STATUS_NULL;
+    };
+    guard::with_monitor("cl_monitor_audit", &monitor.0, || {
+        // SAFETY: The caller's promise, for all of them.
+        let (change, digest, reason) = unsafe {
+            (
+                change::change(request),
+                change::digest(request),
+                change::lossy(reason),
+            )
+        };
+        let outcome = match allowed {
+            true => Ok(()),
+            false => Err(reason.as_ref()),
+        };
+        Ok(monitor.0.decided(&change, outcome, digest)?)
+    })
+}
+
 /// Dispatches what the monitor has counted, and a notification when it has not been able to hear commands for
 /// long, or is again. Does not block.
 ///
@@ -260,6 +348,14 @@ mod tests {
             assert_eq!(cl_monitor_takes_values(ptr::null(), ptr::null_mut()), null);
             assert_eq!(
                 cl_monitor_write(ptr::null(), ptr::null(), ptr::null(), nobody),
+                null
+            );
+            assert_eq!(
+                cl_monitor_policy(ptr::null(), ptr::null(), ptr::null_mut(), 0),
+                null
+            );
+            assert_eq!(
+                cl_monitor_audit(ptr::null(), ptr::null(), true, ptr::null()),
                 null
             );
             assert_eq!(cl_monitor_read(ptr::null()), null);

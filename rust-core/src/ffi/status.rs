@@ -26,6 +26,8 @@ pub enum cl_status {
     CL_STATUS_FAILED = 6,
     /// The call ended in a panic. The monitor is out of service.
     CL_STATUS_PANIC = 7,
+    /// It may not be done.
+    CL_STATUS_REFUSED = 8,
 }
 
 impl From<Error> for cl_status {

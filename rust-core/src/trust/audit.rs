@@ -17,9 +17,10 @@ use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
 use serde::Serialize;
 use tracing::{error, info};
 
-use super::Authority;
+use super::{Authority, Requester};
 use crate::clock::iso8601;
 use crate::daemon::{Daemon, LogLevel};
+use crate::files;
 use crate::protocol::Code;
 
 /// How many lines may wait for the disk.
@@ -28,7 +29,7 @@ const WAITING: usize = 4096;
 /// the configuration.
 const MAX_NAME: usize = 256;
 /// How many lines nobody who is known has caused are written in one go, and how many a second after that. Whoever
-/// can publish to the topic could fill the disk otherwise.
+/// can publish to the topic, or open the control socket, could fill the disk otherwise.
 const BURST: u32 = 1000;
 const PER_SECOND: u32 = 20;
 
@@ -44,6 +45,11 @@ pub enum By {
     Unsigned,
     /// This user, on the control socket.
     Uid(u32),
+    /// This user, on the control socket, who may change nothing.
+    #[serde(rename = "uid")]
+    OtherUid(u32),
+    /// A plugin of this daemon.
+    Plugin(String),
     /// A rule of this host.
     Rule,
     /// The monitor itself.
@@ -60,11 +66,32 @@ impl From<&Authority> for By {
     }
 }
 
-impl By {
-    /// Whether it takes no more than access to the topic to be this.
-    fn is_nobody(&self) -> bool {
-        matches!(self, By::ClaimedKey(_) | By::Unsigned)
+impl From<&Requester> for By {
+    fn from(requester: &Requester) -> Self {
+        match requester {
+            Requester::Other(uid) => By::OtherUid(*uid),
+            Requester::Group(uid) | Requester::Owner(uid) => By::Uid(*uid),
+            Requester::Plugin(name) => By::Plugin(name.clone()),
+        }
     }
+}
+
+impl By {
+    /// Where somebody comes from whom nobody has given a right, and who could fill the disk.
+    fn door(&self) -> Option<Door> {
+        match self {
+            By::ClaimedKey(_) | By::Unsigned => Some(Door::Topic),
+            By::OtherUid(_) => Some(Door::Socket),
+            By::Key(_) | By::Uid(_) | By::Plugin(_) | By::Rule | By::Monitor => None,
+        }
+    }
+}
+
+/// Where somebody can come in whom nobody knows.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    Topic,
+    Socket,
 }
 
 /// A decision.
@@ -173,9 +200,14 @@ pub struct Audit {
     lines: Option<Sender<String>>,
     /// Lines that were not written.
     lost: Arc<AtomicU64>,
-    /// How many lines may be written that nobody known has caused, and since when.
-    allowance: Mutex<(f64, Instant)>,
+    /// How much may be written of those who come in by each door.
+    doors: [Mutex<Allowance>; 2],
 }
+
+/// How many lines may be written that nobody known has caused, and since when. Who floods one door does not keep
+/// those at the other out of the log.
+#[derive(Debug)]
+struct Allowance(f64, Instant);
 
 impl Audit {
     /// A log that nobody writes.
@@ -188,7 +220,7 @@ impl Audit {
             host: host.to_owned(),
             lines,
             lost,
-            allowance: Mutex::new((f64::from(BURST), Instant::now())),
+            doors: [(); 2].map(|()| Mutex::new(Allowance(f64::from(BURST), Instant::now()))),
         }
     }
 
@@ -223,7 +255,7 @@ impl Audit {
     /// Writes a decision down.
     pub fn record(&self, decision: &Decision, now: SystemTime) {
         let Some(lines) = &self.lines else { return };
-        if decision.by.is_nobody() && !self.may_nobody() {
+        if decision.by.door().is_some_and(|door| !self.has_room(door)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -255,12 +287,11 @@ impl Audit {
     }
 
     /// Whether there is room for one more line that nobody known has caused.
-    fn may_nobody(&self) -> bool {
-        let mut allowance = self
-            .allowance
+    fn has_room(&self, door: Door) -> bool {
+        let mut allowance = self.doors[door as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (left, since) = &mut *allowance;
+        let Allowance(left, since) = &mut *allowance;
         let passed = since.elapsed().as_secs_f64();
         *since = Instant::now();
         *left = (*left + passed * f64::from(PER_SECOND)).min(f64::from(BURST));
@@ -355,13 +386,7 @@ fn open(path: &std::path::Path) -> Result<File, String> {
     if !metadata.is_file() {
         return Err("is not a regular file".to_owned());
     }
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != own && metadata.uid() != 0 {
-        return Err(format!("belongs to the user {}", metadata.uid()));
-    }
-    if metadata.mode() & 0o022 != 0 {
-        return Err("can be written by others".to_owned());
-    }
+    files::check_own(path, &file).map_err(|error| error.to_string())?;
     Ok(file)
 }
 
@@ -499,6 +524,30 @@ mod tests {
         assert_eq!(last["by"]["key"], "alice");
         assert_eq!(last["not_logged_before"], lost);
         assert_eq!(lines.len() as u64 + lost, 6001);
+    }
+
+    #[test]
+    fn whoever_can_open_the_control_socket_cannot_fill_the_disk_nor_hide_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        let (audit, writer) = Audit::new("h", Some(path.clone()), None);
+        let other = By::from(&Requester::Other(1000));
+        for _ in 0..3000 {
+            audit.record(&decision(other.clone()), SystemTime::now());
+        }
+        let lost = audit.lost();
+        assert!(lost > 1000, "{lost}");
+        audit.record(&decision(By::Unsigned), SystemTime::now());
+        audit.record(&decision(By::from(&Requester::Group(7))), SystemTime::now());
+        assert_eq!(audit.lost(), lost);
+        drop(audit);
+        writer.unwrap().run();
+        let lines = lines(&path);
+        assert_eq!(lines.len() as u64 + lost, 3002);
+        assert_eq!(lines[0]["by"], serde_json::json!({ "uid": 1000 }));
+        let last = lines.last().unwrap();
+        assert_eq!(last["by"], serde_json::json!({ "uid": 7 }));
+        assert_eq!(last["not_logged_before"], lost);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::settings;
 use audit::{Audit, By, Decision, Writer};
 use jws::{Envelope, Type};
 pub use keys::{PublicKey, SigningKey};
-pub use policy::{Asker, Policy};
+pub use policy::{Asker, Change, Options, Policy, Requester};
 pub use scope::{Kind, TrustFile, TrustedKey};
 
 /// The longest that a message may be good for. Its nonce is remembered for that long.
@@ -509,6 +509,36 @@ impl Trust {
                 json
             }
         }
+    }
+
+    /// Whether what somebody asks the daemon to do with a plugin may be done. The trust file is looked at anew. The
+    /// error is a reason in words, part of a sentence, without any value of an option.
+    pub(crate) fn judge(&self, change: &Change) -> Result<(), String> {
+        if self.settings.file.is_none() {
+            return Policy::default().permits(change);
+        }
+        match self.file() {
+            Ok(file) => file.policy.permits(change),
+            Err(_) => change.by.mends(),
+        }
+    }
+
+    /// Writes down what the daemon has decided about a plugin, with the SHA-256 of the configuration, if it was read.
+    pub(crate) fn judged(
+        &self,
+        change: &Change,
+        outcome: Result<(), &str>,
+        configuration: Option<String>,
+        now: SystemTime,
+    ) {
+        let mut decision = Decision::new(By::from(&change.by), Kind::Plugins.name());
+        decision.command = Some(change.verb.name().to_owned());
+        decision.plugin = Some(change.plugin.clone());
+        decision.configurations = configuration.into_iter().collect();
+        if let Err(why) = outcome {
+            decision = decision.refused(None, why);
+        }
+        self.record(&decision, now);
     }
 
     /// Writes a decision down.

@@ -15,6 +15,7 @@ mod recovery;
 mod rules;
 mod settings;
 mod syslog;
+mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use collectd_live_tests::{Builder, Daemon, Variant};
+use collectd_live_tests::{may_change_user, skip, Builder, Daemon, Variant};
 
 use crate::support::Broker;
 use crate::{block, can_run, prefix};
@@ -132,5 +132,55 @@ fn a_panic_in_shutdown_does_not_end_the_daemon() {
     daemon.unload("monitor").expect_ok();
     assert_told_once(&daemon, "cl_monitor_shutdown");
     assert!(daemon.plugin("monitor").is_none());
+    daemon.stop();
+}
+
+#[test]
+fn a_panic_in_the_policy_leaves_the_plugins_to_root() {
+    const NAME: &str = "a_panic_in_the_policy_leaves_the_plugins_to_root";
+    if !can_run(NAME) {
+        return;
+    }
+    if !may_change_user() {
+        skip(NAME, "root, to become another user");
+        return;
+    }
+    let broker = Broker::start();
+    let builder = Daemon::builder(Variant::Patched)
+        .open_to_all_users()
+        .plugin_block("unixsock", "ControlGroup \"daemon\"")
+        .load_plugin("uptime")
+        .env("COLLECTD_LIVE_PANIC_IN", "cl_monitor_policy");
+    build_plugin(&builder);
+    let daemon = builder.start();
+    let block = block(&broker, &daemon.path("."));
+    daemon.load("monitor", &[("config", &block)]).expect_ok();
+    let as_member = || daemon.collectdctl_as(65534, &[1], &["reloadplugin", "uptime"]);
+    // First it panics, then it has failed.
+    for _ in 0..2 {
+        let denied = as_member();
+        assert_ne!(denied.code, Some(0), "{denied:?}");
+        assert!(denied.stderr.contains("cannot tell"), "{denied:?}");
+        daemon.reload("uptime", &[]).expect_ok();
+    }
+    assert_told_once(&daemon, "cl_monitor_policy");
+    daemon.unload("monitor").expect_ok();
+    let done = as_member();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_panic_in_the_audit_log_takes_nothing_with_it() {
+    if !can_run("a_panic_in_the_audit_log_takes_nothing_with_it") {
+        return;
+    }
+    let broker = Broker::start();
+    let daemon = daemon("cl_monitor_audit");
+    let block = block(&broker, &daemon.path("."));
+    daemon.load("monitor", &[("config", &block)]).expect_ok();
+    daemon.reload("uptime", &[]).expect_ok();
+    assert_told_once(&daemon, "cl_monitor_audit");
+    daemon.unload("monitor").expect_ok();
     daemon.stop();
 }
