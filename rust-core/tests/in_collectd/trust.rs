@@ -470,3 +470,110 @@ fn what_rules_do_with_plugins_is_decided_and_written_down_too() {
     assert_eq!(generation("memory"), "2");
     host.daemon.stop();
 }
+
+#[test]
+fn another_user_can_neither_read_nor_write_what_decides_and_what_is_kept() {
+    const NAME: &str = "another_user_can_neither_read_nor_write_what_decides_and_what_is_kept";
+    if !can_run(NAME) {
+        return;
+    }
+    if !may_change_user() {
+        skip(NAME, "root, to become another user");
+        return;
+    }
+    let host = Host::start();
+    fs::create_dir(host.path("rules")).expect("a directory");
+    fs::write(host.path("rules/good.lua"), "return {}\n").expect("a file");
+    let block = format!(
+        "{}LocalMonitorConfigDir \"{}\"\n",
+        host.block(),
+        host.path("rules")
+    );
+    host.daemon
+        .load("monitor", &[("config", &block)])
+        .expect_ok();
+    listening(&host.daemon, 1);
+    let (status, text) = host.say(true);
+    assert_eq!(status, 0, "{text}");
+    eventually("the audit log has a line", SOON, || {
+        (!host.audit().is_empty()).then_some(())
+    });
+
+    let mode = |name: &str| {
+        let file = fs::metadata(host.path(name)).expect(name);
+        file.permissions().mode() & 0o777
+    };
+    for (name, expected) in [
+        ("alice", 0o600),
+        ("audit", 0o600),
+        ("monitor", 0o700),
+        ("monitor/journal", 0o600),
+    ] {
+        assert_eq!(mode(name), expected, "{name}");
+    }
+    let nobody = NOGROUP.to_string();
+    let as_nobody = |script: &str, name: &str| {
+        let output = Command::new("setpriv")
+            .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
+            .args(["--", "sh", "-c", script, "sh", &host.path(name)])
+            .current_dir("/")
+            .output()
+            .expect("setpriv");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), text)
+    };
+    // It can get as far as these files.
+    assert!(as_nobody("cat \"$1\"", "trust.json").0);
+    for (name, secret) in [
+        ("alice", true),
+        ("audit", true),
+        ("monitor/journal", true),
+        ("trust.json", false),
+        ("config.json", false),
+        ("rules/good.lua", false),
+        ("rules/new.lua", false),
+    ] {
+        for script in ["cat \"$1\"", "echo >> \"$1\"", "mv \"$1\" \"$1.gone\""] {
+            if !secret && script.starts_with("cat") {
+                continue;
+            }
+            let (done, text) = as_nobody(script, name);
+            assert!(!done, "{script} {name}");
+            let denied = text.contains("Permission denied") || text.contains("No such file");
+            assert!(denied, "{script} {name}: {text}");
+        }
+    }
+
+    // What it has written otherwise does not count.
+    let give = |name: &str, uid| {
+        std::os::unix::fs::chown(host.path(name), Some(uid), None).expect("we are root");
+    };
+    fs::write(host.path("rules/new.lua.new"), "return {}\n").expect("a file");
+    give("rules/new.lua.new", NOGROUP);
+    fs::rename(host.path("rules/new.lua.new"), host.path("rules/new.lua")).expect("a file");
+    host.daemon
+        .wait_for_log("rules/new.lua: belongs to the user 65534");
+    fs::rename(host.path("audit"), host.path("audit.1")).expect("a file");
+    fs::write(host.path("audit"), "").expect("a file");
+    give("audit", NOGROUP);
+    host.daemon.reload("memory", &[]).expect_ok();
+    host.daemon.wait_for_log("audit: belongs to the user 65534");
+    assert_eq!(fs::read(host.path("audit")).expect("a file"), b"");
+    give("audit", 0);
+    host.daemon.reload("memory", &[]).expect_ok();
+    host.daemon.wait_for_log("is written again");
+    host.daemon.unload("monitor").expect_ok();
+    assert!(!host.changes().is_empty());
+    // A journal of somebody else is not used, and then nothing that is signed runs.
+    give("monitor/journal", NOGROUP);
+    host.daemon
+        .load("monitor", &[("config", &block)])
+        .expect_ok();
+    listening(&host.daemon, 2);
+    host.daemon
+        .wait_for_log("journal: belongs to the user 65534");
+    let (status, text) = host.say(true);
+    assert_eq!(status, 3, "{text}");
+    assert!(text.contains("12554"), "{text}");
+    host.daemon.stop();
+}
