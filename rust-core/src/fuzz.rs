@@ -9,7 +9,37 @@ use crate::clock::{iso8601, parse_iso8601};
 use crate::protocol::{command_to_json, Answer, Code, Content, Message, Outcome};
 use crate::sender::{Found, Pattern};
 use crate::settings::split_address;
+use crate::trust::tried;
+pub use crate::trust::tried::Host;
 use crate::{settings, store};
+
+/// A parser, with what must hold.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their inputs.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("message", message),
+    ("settings", settings),
+    ("journal", journal),
+    ("envelope", envelope),
+    ("trust", trust),
+];
+
+/// A signed message.
+///
+/// # Panics
+/// If something does not hold.
+pub fn envelope(data: &[u8]) {
+    tried::envelope(data);
+}
+
+/// A trust file.
+///
+/// # Panics
+/// If something does not hold.
+pub fn trust(data: &[u8]) {
+    tried::trust_file(data);
+}
 
 /// A message from the broker: a command for the monitor, a result or a status for a sender.
 ///
@@ -155,13 +185,7 @@ mod tests {
     #[test]
     fn the_inputs_that_are_kept_pass() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
-        type Target = fn(&[u8]);
-        let targets: [(&str, Target); 3] = [
-            ("message", super::message),
-            ("settings", super::settings),
-            ("journal", super::journal),
-        ];
-        for (name, target) in targets {
+        for (name, target) in super::TARGETS {
             let inputs = fs::read_dir(corpus.join(name)).expect("a corpus");
             let mut tried = 0;
             for input in inputs {

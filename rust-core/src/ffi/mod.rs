@@ -7,6 +7,8 @@
 mod change;
 mod collectd;
 mod config;
+#[cfg(feature = "fuzz")]
+mod fuzz;
 mod guard;
 pub(crate) mod lua;
 mod monitor;
@@ -14,6 +16,8 @@ pub(crate) mod os;
 mod status;
 mod values;
 
+#[cfg(feature = "fuzz")]
+pub use fuzz::cl_fuzz;
 pub use monitor::*;
 pub use status::cl_status;
 

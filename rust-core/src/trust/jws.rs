@@ -41,8 +41,8 @@ pub(super) struct Envelope {
     pub(super) kid: String,
     /// The claims, as they were signed.
     pub(super) payload: String,
-    signed: Vec<u8>,
-    signature: Vec<u8>,
+    pub(super) signed: Vec<u8>,
+    pub(super) signature: Vec<u8>,
 }
 
 /// Whether a payload claims to be an envelope rather than a message as it is. One that is broken does, too: it

@@ -11,6 +11,7 @@ mod jws;
 pub mod keys;
 pub mod policy;
 pub mod scope;
+pub(crate) mod tried;
 
 use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt;
