@@ -1,8 +1,9 @@
 /* Registers callbacks of every kind, a match and a target under the name
  * "Name", and a type, where "Where" says: in "config", in "init", in a
  * "callback" for notifications that runs while the plugin is ready, or in a
- * "thread". "Twice true" registers each a second time. A reader of its own
- * reports how often each kind was called. */
+ * "thread". "Twice true" registers each a second time, "Tidy true" has a
+ * shutdown callback unregister all of them. A reader of its own reports how
+ * often each kind was called. */
 
 #include "collectd.h"
 
@@ -32,11 +33,12 @@ static const char *const kind_names[KINDS] = {
 };
 
 /* "Where" has to be the last one. */
-static const char *config_keys[] = {"Name", "Twice", "Where"};
+static const char *config_keys[] = {"Name", "Twice", "Tidy", "Where"};
 
 static char name[DATA_MAX_NAME_LEN] = "everywhere";
 static char where[DATA_MAX_NAME_LEN];
 static bool twice;
+static bool tidy;
 static atomic_bool called;
 
 static pthread_t thread;
@@ -162,6 +164,23 @@ static void register_all(void) {
   register_type();
 }
 
+/* Readers are gone when a shutdown callback is called. */
+static void unregister_all(void) {
+  char other[DATA_MAX_NAME_LEN + 16];
+  ssnprintf(other, sizeof(other), "%s/complex", name);
+
+  int failed =
+      plugin_unregister_init(name) + plugin_unregister_write(name) +
+      plugin_unregister_flush(name) + plugin_unregister_notification(name) +
+      plugin_unregister_log(name) + plugin_unregister_missing(name) +
+      plugin_unregister_cache_event(name) +
+      plugin_unregister_shutdown("everywhere-own") +
+      plugin_unregister_config(name) + plugin_unregister_complex_config(other) +
+      plugin_unregister_data_set("everywhere");
+  if (failed == 0)
+    INFO("everywhere plugin: Everything is unregistered.");
+}
+
 static void register_once_or_twice(void) {
   register_all();
   if (twice)
@@ -174,6 +193,8 @@ static int everywhere_config(const char *key, const char *value) {
     sstrncpy(name, value, sizeof(name));
   } else if (strcasecmp(key, "Twice") == 0) {
     twice = IS_TRUE(value);
+  } else if (strcasecmp(key, "Tidy") == 0) {
+    tidy = IS_TRUE(value);
   } else {
     sstrncpy(where, value, sizeof(where));
     if (strcmp(where, "config") == 0)
@@ -220,6 +241,8 @@ static int everywhere_shutdown(void) {
   if (have_thread)
     pthread_join(thread, /* retval = */ NULL);
   have_thread = false;
+  if (tidy)
+    unregister_all();
   return 0;
 }
 

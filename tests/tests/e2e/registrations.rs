@@ -52,10 +52,10 @@ fn wait_for_calls(daemon: &Daemon, what: &str) {
 
 /// Loads `everywhere`, has callbacks of every kind called and unloads it.
 #[track_caller]
-fn load_use_unload(daemon: &Daemon, place: &str, name: &str, twice: bool) {
+fn load_use_unload(daemon: &Daemon, place: &str, name: &str, option: &str) {
     let what = format!("{name:?} in {place}");
     let shutdowns = daemon.path("everywhere-shutdown");
-    let config = format!("Name \"{name}\"\nTwice {twice}\nWhere \"{place}\"");
+    let config = format!("Name \"{name}\"\n{option}\nWhere \"{place}\"");
     daemon
         .load(
             "everywhere",
@@ -109,7 +109,7 @@ fn callbacks_can_be_registered_everywhere() {
         .start();
     for place in ["config", "init", "callback", "thread"] {
         for name in ["everywhere", "a name/of its \\\"own\\\"", "unixsock plugin"] {
-            load_use_unload(&daemon, place, name, /* twice = */ false);
+            load_use_unload(&daemon, place, name, "");
         }
     }
     daemon.stop();
@@ -123,11 +123,29 @@ fn callbacks_can_be_registered_twice() {
         .available("everywhere")
         .start();
     for place in ["config", "init", "callback", "thread"] {
-        load_use_unload(&daemon, place, "twice", /* twice = */ true);
+        load_use_unload(&daemon, place, "twice", "Twice true");
     }
     let log = daemon.stop();
     assert!(log.contains("a callback named `twice' already exists - overwriting"));
     assert!(log.contains("The read function \"twice\" is already registered."));
+}
+
+/// Proves that a shutdown callback can unregister everything, itself included:
+/// nobody holds a lock that this needs, and nothing is freed twice.
+#[test]
+fn a_shutdown_callback_can_unregister_everything() {
+    let daemon = Daemon::builder(Variant::Asan)
+        .available("everywhere")
+        .start();
+    for place in ["config", "init", "callback", "thread"] {
+        let before = daemon.log().len();
+        load_use_unload(&daemon, place, "tidy", "Tidy true");
+        assert!(
+            daemon.log()[before..].contains("everywhere plugin: Everything is unregistered."),
+            "{place}: something was not registered"
+        );
+    }
+    daemon.stop();
 }
 
 /// Proves that the name of another plugin is refused for every kind that the

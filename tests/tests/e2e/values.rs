@@ -345,6 +345,41 @@ fn a_reloaded_writer_tells_how_many_values_meant_for_it_it_has_missed() {
     ]);
 }
 
+/// Proves that a writer that is not unloaded after all, because one of its calls
+/// does not return, tells how many values it has missed meanwhile.
+#[test]
+fn a_writer_that_stays_tells_how_many_values_it_has_missed() {
+    let builder = Daemon::builder(Variant::Patched);
+    let (record, gate) = (builder.path("sequence"), builder.path("gate"));
+    let config = format!(
+        "File \"{}\"\nFrom \"socket\"\nGate \"{}\"",
+        record.display(),
+        gate.display()
+    );
+    let daemon = builder
+        .option("WriteThreads 2")
+        .load_plugin("seqread")
+        .plugin_block("seqread", "Interval 0.002")
+        .load_plugin("othersink")
+        .plugin_block("othersink", &config)
+        .start();
+    // One of the two threads waits at the gate, the other one goes on.
+    daemon.putval("socket/count", 10.0, 1.0).expect_ok();
+    eventually("a call that does not return", SOON, || {
+        // Those of the other thread do.
+        let running = || daemon.assert_state("othersink", "READY").field("calls") == "1";
+        (0..10).all(|_| running()).then_some(())
+    });
+    let reason = daemon
+        .unload_within("othersink", Duration::from_secs(1))
+        .expect_refused(&["busy", "write callback"]);
+    assert!(missed(&reason) > 0, "{reason}");
+    fs::write(&gate, "").expect("opening the gate");
+    let reply = daemon.unload("othersink").expect_ok();
+    assert_eq!(missed(&reply.text), 0, "{reply:?}");
+    daemon.stop();
+}
+
 /// Proves that a data set can be replaced, by one with another number of data
 /// sources at that, while values of it are queued and written and others use
 /// it; and that it is as before when the plugin that did so is gone.
