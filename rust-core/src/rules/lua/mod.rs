@@ -30,6 +30,8 @@ const STEP: u32 = 1000;
 const LOADING: u64 = 20;
 /// How many series a state remembers.
 const MAX_SERIES: usize = 65_536;
+/// How many sets of handlers.
+const MAX_IDS: usize = 256;
 
 /// What a state may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ struct Inner {
     meter: Rc<Meter>,
     /// What of a series is the same for each of its values.
     series: RefCell<HashMap<*const Series, (Arc<Series>, Table)>>,
+    /// Which handlers were called together, as a table.
+    ids: RefCell<HashMap<Vec<usize>, Table>>,
     /// Which keys of which handler were complained about.
     unknown: RefCell<HashSet<(usize, String)>>,
 }
@@ -375,6 +379,7 @@ impl Inner {
             functions,
             meter,
             series: RefCell::default(),
+            ids: RefCell::default(),
             unknown: RefCell::default(),
         })
     }
@@ -384,9 +389,7 @@ impl Inner {
         handlers: &[usize],
         subject: &Subject,
     ) -> mlua::Result<Vec<(usize, Result<Value, Fault>)>> {
-        let ids = self
-            .lua
-            .create_sequence_from(handlers.iter().map(|id| id + 1))?;
+        let ids = self.ids(handlers)?;
         let answers: Option<Table> = match subject {
             Subject::Metric(sample) => {
                 let mut arguments = self.metric_arguments(sample)?;
@@ -420,6 +423,21 @@ impl Inner {
             self.lua.gc_collect()?;
         }
         Ok(told)
+    }
+
+    /// The numbers of handlers in Lua. The same handlers are called again and again.
+    fn ids(&self, handlers: &[usize]) -> mlua::Result<Table> {
+        let mut known = self.ids.borrow_mut();
+        if let Some(table) = known.get(handlers) {
+            return Ok(table.clone());
+        }
+        let ids = handlers.iter().map(|id| id + 1);
+        let table = self.lua.create_sequence_from(ids)?;
+        if known.len() >= MAX_IDS {
+            known.clear();
+        }
+        known.insert(handlers.to_vec(), table.clone());
+        Ok(table)
     }
 
     /// Calls a function that is no handler.

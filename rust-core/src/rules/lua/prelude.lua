@@ -129,17 +129,6 @@ end
 -- How handlers are called.
 local handlers = {}
 
--- A handler may change what it was given; the next one is given it anew.
-local function unchanged(t, series, time, interval, values, first)
-  if t.host ~= series.host or t.plugin ~= series.plugin or t.plugin_instance ~= series.plugin_instance
-    or t.type ~= series.type or t.type_instance ~= series.type_instance or t.time ~= time
-    or t.interval ~= interval or t.values ~= values or t.dsnames ~= series.dsnames or t.dstypes ~= series.dstypes then
-    return false
-  end
-  local now = values[1]
-  return now == first or (now ~= now and first ~= first)
-end
-
 local function call(id, argument, answers)
   local seq = mark[1] + 1
   mark[1] = seq
@@ -169,16 +158,32 @@ local function metric(series, time, interval, ...)
   }
 end
 
-local function call_metric(ids, series, time, interval, ...)
-  local answers, t, values
+-- Calls the handlers from one on, until one fails: mark[1] tells which. While instructions are counted each of them
+-- costs, so this loop has as few as possible. A handler may change what it was given; the next one is given it anew.
+local function call_some(from, start, ids, answers, series, time, interval, ...)
+  local host, plugin, plugin_instance = series.host, series.plugin, series.plugin_instance
+  local type_, type_instance = series.type, series.type_instance
+  local dsnames, dstypes = series.dsnames, series.dstypes
   local first, many = ..., select("#", ...) > 1
-  for index = 1, #ids do
+  local mark, handlers, t, values = mark, handlers
+  for index = from, #ids do
+    local call = start + index
+    mark[1] = call
     if not t then
       t = metric(series, time, interval, ...)
       values = t.values
     end
-    answers = call(ids[index], t, answers)
-    if not unchanged(t, series, time, interval, values, first) then
+    local answer = handlers[ids[index]](t)
+    if mark[2] == call then
+      -- It was stopped, and a function of the library has kept that to itself.
+      answers[#answers + 1] = { ids[index], false, true }
+    elseif answer ~= nil then
+      answers[#answers + 1] = { ids[index], true, answer }
+    end
+    if t.plugin ~= plugin or t.host ~= host or t.plugin_instance ~= plugin_instance or t.type ~= type_
+      or t.type_instance ~= type_instance or t.time ~= time or t.interval ~= interval or t.dsnames ~= dsnames
+      or t.dstypes ~= dstypes or t.values ~= values
+      or (values[1] ~= first and (first == first or values[1] == values[1])) then
       t = nil
     elseif many then
       for at = 2, select("#", ...) do
@@ -187,7 +192,21 @@ local function call_metric(ids, series, time, interval, ...)
       end
     end
   end
-  return answers
+end
+
+local function call_metric(ids, ...)
+  local answers, from, start = {}, 1, mark[1]
+  repeat
+    local fine, problem = pcall(call_some, from, start, ids, answers, ...)
+    if not fine then
+      local failed = mark[1] - start
+      -- Nobody was called: this is no fault of a handler.
+      if failed < from then error(problem, 0) end
+      answers[#answers + 1] = { ids[failed], false, mark[2] == mark[1] or problem }
+      from = failed + 1
+    end
+  until fine or from > #ids
+  return answers[1] and answers
 end
 
 local function call_notification(ids, fields)

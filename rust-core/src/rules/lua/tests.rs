@@ -883,3 +883,61 @@ fn a_rule_that_answers_notifications_without_end_is_slowed_down() {
     assert!(answers > 800, "{answers}");
     assert!(f.daemon.notifications().len() < 200);
 }
+
+/// All handlers of a value are called in one go: what one does must not show in the others.
+#[test]
+fn handlers_that_fail_change_or_answer_do_not_touch_each_other() {
+    let mut f = Fixture::new();
+    // There load() is the standard one, which keeps errors of its reader to itself.
+    f.limits.sandbox = false;
+    let text = "
+      local loop = function() while true do end end
+      local task = function(t)
+        assert(t.host == 'node1' and t.plugin == 'memory' and t.values[1] == 1 and t.values[2] == 2)
+        return { service = 's', command = 'c' }
+      end
+      return {
+        a = function(t) t.host = 'other' t.values[2] = 7 end,
+        b = task,
+        c = function(t) t.values = nil error('fails') end,
+        d = task,
+        e = loop,
+        f = task,
+        g = function() load(loop) end,
+        h = task,
+        i = function() load(loop) return { service = 's', command = 'c' } end,
+        j = function() error(nil) end,
+        k = task,
+      }";
+    let (mut state, broken) = f.load(&[("rules", text)]);
+    assert_eq!(broken, []);
+    let order = names(&state);
+    let letter = |id: usize| order[id].rsplit("::").next().unwrap().to_owned();
+    let ids: Vec<usize> = (0..order.len()).collect();
+    let values = metric_of(&[DataValue::Gauge(1.0), DataValue::Gauge(2.0)]);
+    for _ in 0..3 {
+        let mut told: Vec<String> = state
+            .call(&ids, &values)
+            .into_iter()
+            .map(|(id, task)| match task {
+                Ok(_) => format!("{} task", letter(id)),
+                Err(Fault::Instructions) => format!("{} stopped", letter(id)),
+                Err(fault) => format!("{} {fault}", letter(id)),
+            })
+            .collect();
+        told.sort();
+        let words = |letter: char| match letter {
+            'b' | 'd' | 'f' | 'h' | 'k' => "task".to_owned(),
+            'e' | 'g' | 'i' => "stopped".to_owned(),
+            'c' => "fails".to_owned(),
+            'j' => "nil".to_owned(),
+            other => panic!("{other}"),
+        };
+        assert_eq!(told.len(), 10, "{told:?}");
+        for line in &told {
+            let (letter, rest) = line.split_once(' ').unwrap();
+            let expected = words(letter.chars().next().unwrap());
+            assert!(rest.contains(&expected), "{told:?}");
+        }
+    }
+}
