@@ -115,7 +115,8 @@ fn a_configuration_may_be_whole_blocks() {
     daemon.stop();
 }
 
-/// Proves that a configuration can stand in a file.
+/// Proves that a configuration can stand in a file, and that a relative path, its own
+/// or that of what it includes, starts from BaseDir.
 #[test]
 fn a_configuration_may_stand_in_a_file() {
     let daemon = daemon_with_others().start();
@@ -126,6 +127,17 @@ fn a_configuration_may_stand_in_a_file() {
         .expect_ok();
     wait_for_identifier(&daemon, "cpu/percent-active");
     assert!(!daemon.listval().contains_key("cpu-0/cpu-idle"));
+
+    fs::create_dir(daemon.path("more")).unwrap();
+    fs::write(daemon.path("more/load.conf"), "Include \"more/x.conf\"\n").unwrap();
+    fs::write(daemon.path("more/x.conf"), "ReportRelative true\n").unwrap();
+    daemon
+        .reload("load", &[("configfile", "more/load.conf")])
+        .expect_ok();
+    wait_for_identifier(&daemon, "load/load-relative");
+    daemon
+        .reload("load", &[("configfile", "load.conf")])
+        .expect_refused(&["load.conf"]);
     daemon.stop();
 }
 
