@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crossbeam_channel::{bounded, never, Sender};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use crate::clock::iso8601;
 use crate::daemon::{Daemon, Notification, Severity};
 use crate::engine::{Engine, Output, Parts};
 use crate::logging::{Device, Entered, Logger, Threshold};
@@ -23,7 +24,7 @@ use crate::runner::Client;
 use crate::settings::{Block, Settings};
 use crate::store::{Store, Syncer};
 use crate::threads::{self, Failure};
-use crate::trust::{audit, Change, Trust};
+use crate::trust::{audit, Change, Requester, Trust};
 
 /// How many messages may wait for the engine.
 const INPUTS: usize = 256;
@@ -329,11 +330,32 @@ impl Monitor {
     }
 
     /// Whether what somebody asks the daemon to do with a plugin may be done. The error is a reason in words, part of
-    /// a sentence, without any value of an option. Does not wait for more than the disk of the trust file.
+    /// a sentence, without any value of an option. Does not wait for more than the disks of the trust file and of the
+    /// journal.
     pub fn may(&self, change: &Change) -> Result<(), String> {
-        match self.trust() {
-            Some(trust) => trust.judge(change),
-            None => change.by.mends(),
+        let Some(trust) = self.trust() else {
+            return change.by.mends();
+        };
+        trust.judge(change)?;
+        match &change.by {
+            // What a rule does with a plugin is a recovery action, too.
+            Requester::Plugin(name) if name == "monitor" => self.not_held(),
+            _ => Ok(()),
+        }
+    }
+
+    fn not_held(&self) -> Result<(), String> {
+        let Some(store) = lock(&self.journal).upgrade() else {
+            return Ok(());
+        };
+        let store = lock(&store);
+        match store.held(self.daemon.now()) {
+            None => Ok(()),
+            Some(hold) => Err(format!(
+                "recovery is on hold for {} until {}",
+                hold.target,
+                iso8601(UNIX_EPOCH + Duration::from_secs(hold.until))
+            )),
         }
     }
 

@@ -800,6 +800,21 @@ fn an_operator_with_a_narrow_scope_gets_no_further() {
             "{text}"
         );
     }
+    // To go on hold, and to go on.
+    for text in [
+        r#"{"task_id":TASK,"hold":{"seconds":60,"reason":"mine"}}"#,
+        r#"{"task_id":TASK,"release":true}"#,
+    ] {
+        let codes = attempt(&mut host, &["host:web1"], Kind::Hold, text);
+        assert_eq!(codes, [Code::NotPermitted], "{text}");
+        let codes = attempt(&mut host, &["host:web1"], Kind::Command, text);
+        assert_eq!(codes, [Code::BadEnvelope], "{text}");
+    }
+    // For others beside this host: here it is for this host, as he may; nothing of it is for all.
+    let mixed = ["all", "host:web2", "group:web"];
+    let codes = attempt(&mut host, &mixed, Kind::Command, own);
+    assert_eq!(codes, [Code::NotPermitted]);
+    assert_eq!(host.runs(), runs);
     // Alice's message under his own name, and his own under hers.
     let alice = host.restart(1);
     let parts: Vec<_> = alice.split('.').collect();

@@ -62,8 +62,10 @@ impl Host {
         host.run(&trust);
         host.set_policy(POLICY);
         let words = r#"{ "argv": ["echo", "{word}"], "parameters": { "word": { "type": "string", "pattern": ".*" } } }"#;
-        let config =
-            format!(r#"{{ "Services": {{ "say": {{ "commands": {{ "word": {words} }} }} }} }}"#);
+        let note = format!("echo ran >> {}", host.path("ran"));
+        let config = format!(
+            r#"{{ "Services": {{ "say": {{ "commands": {{ "word": {words}, "note": "{note}" }} }} }} }}"#
+        );
         fs::write(host.path("config.json"), config).expect("a file");
         host
     }
@@ -575,5 +577,69 @@ fn another_user_can_neither_read_nor_write_what_decides_and_what_is_kept() {
     let (status, text) = host.say(true);
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("12554"), "{text}");
+    host.daemon.stop();
+}
+
+#[test]
+fn a_hold_stops_what_rules_do_too() {
+    if !can_run("a_hold_stops_what_rules_do_too") {
+        return;
+    }
+    let host = Host::start();
+    fs::create_dir(host.path("rules")).expect("a directory");
+    let rules = "return nil, function(n)\n\
+                 if n.message == 'run' then return { service = 'say', command = 'note' } end\n\
+                 if n.message == 'reload' then return { reload_plugin = 'memory' } end end\n";
+    fs::write(host.path("rules/rules.lua"), rules).expect("a file");
+    let block = format!(
+        "{}LocalMonitorConfigDir \"{}\"\n",
+        host.block(),
+        host.path("rules")
+    );
+    host.daemon
+        .load("monitor", &[("config", &block)])
+        .expect_ok();
+    listening(&host.daemon, 1);
+    host.daemon.wait_for_log("rules are in force");
+    let refused = |by: Value| {
+        let lines = host.audit();
+        let lines = lines.iter().filter(|line| line["by"] == by);
+        lines.filter(|line| line["decision"] == "refused").count()
+    };
+    let ran = || fs::read_to_string(host.path("ran")).map_or(0, |text| text.lines().count());
+    let tell = |message: &str| {
+        let line = format!("PUTNOTIF severity=failure time=1500000000 plugin=x message={message}");
+        host.daemon.ctl(&line).expect_ok();
+    };
+    let generation = || {
+        let memory = host.daemon.assert_state("memory", "READY");
+        memory.field("generation").to_owned()
+    };
+    tell("run");
+    eventually("the rule runs its command", SOON, || {
+        (ran() == 1).then_some(())
+    });
+    let (status, text) = host.send(true, &["hold"]);
+    assert_eq!(status, 0, "{text}");
+    // A rule is not asked again before it knows what became of the last time.
+    for (message, by) in [
+        ("run", json!("rule")),
+        ("reload", json!({ "plugin": "monitor" })),
+    ] {
+        eventually(&format!("{message} is refused"), SOON, || {
+            tell(message);
+            (refused(by.clone()) > 0).then_some(())
+        });
+    }
+    let why = "recovery is on hold for host:testhost until";
+    host.daemon.wait_for_log(why);
+    assert_eq!((ran(), generation()), (1, "1".to_owned()));
+    let (status, text) = host.send(true, &["release"]);
+    assert_eq!(status, 0, "{text}");
+    eventually("the rule reloads the plugin", SOON, || {
+        tell("reload");
+        (generation() != "1").then_some(())
+    });
+    host.daemon.unload("monitor").expect_ok();
     host.daemon.stop();
 }
