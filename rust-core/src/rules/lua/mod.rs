@@ -24,8 +24,9 @@ use super::{Answer, Evaluate, Fault, Handler, Kind, Notice, Sample, Series, Subj
 use crate::daemon::{Daemon, Notification, SourceType};
 use crate::ffi::lua as unchecked;
 
-/// How many instructions are counted at a time.
-const STEP: u32 = 1000;
+/// How many instructions are counted at a time. Each time costs as much as some hundred of them. Under LuaJIT the
+/// memory is looked at then, too, and must not have grown far by that time.
+const STEP: u32 = if cfg!(feature = "luajit") { 1000 } else { 5000 };
 /// How many times more instructions a file may take while it is loaded.
 const LOADING: u64 = 20;
 /// How many series a state remembers.
