@@ -149,8 +149,8 @@ enum cl_status cl_monitor_write(const struct cl_monitor *monitor,
                                 plugin_source_t source);
 
 /*
- Says whether a plugin may be loaded, reloaded or unloaded. Waits for nothing but the disk of the trust file. Where
- nobody can decide, because the monitor has failed or there is a mistake in the trust file, root and the daemon's
+ Says whether a plugin may be loaded, reloaded or unloaded. Waits for nothing but the disks of the trust file and of
+ the journal. Where nobody can decide, because the monitor has failed or there is a mistake in the trust file, root and the daemon's
  user may do everything, others nothing.
 
  Parameters: reason is where to put a text of up to reason_size bytes with the NUL, which says why not.

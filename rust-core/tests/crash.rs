@@ -360,7 +360,8 @@ impl Namespace {
 
     fn prefix(&self) -> Vec<String> {
         let pid = self.holder.id().to_string();
-        ["nsenter", "--mount", "--target", &pid]
+        // The tests may have another root than the namespace.
+        ["nsenter", "--mount", "--root", "--target", &pid]
             .map(str::to_owned)
             .to_vec()
     }

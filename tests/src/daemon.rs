@@ -835,7 +835,8 @@ impl Daemon {
         child.try_wait().expect("the state of the daemon's process")
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends the daemon a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
         // A child that was not waited for keeps its id, even if it has ended.
         if self.exit_status().is_none() {
             kill_process(raw_pid(self.pid), signal).expect("sending the daemon a signal");

@@ -1,9 +1,9 @@
 //! Plugins that leave something of themselves behind.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use collectd_live_tests::{eventually, Daemon, Variant};
@@ -35,11 +35,7 @@ fn what_points_into_a_plugin_keeps_it() {
     assert!(daemon.is_mapped("remains"), "the object is gone");
 
     let caught = daemon.path("caught");
-    let status = Command::new("kill")
-        .args(["-USR2", &daemon.pid().to_string()])
-        .status()
-        .expect("kill(1)");
-    assert!(status.success(), "{status}");
+    daemon.signal(Signal::USR2);
     eventually("the handler to run", SOON, || caught.exists().then_some(()));
     daemon.wait_for_value_of("memory");
     daemon.stop();

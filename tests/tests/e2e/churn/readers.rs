@@ -104,7 +104,8 @@ fn vmem_leaves_no_trace() {
 /// A file system that `df` reports, as the plugin names it: the root's where it
 /// is in the mount table, which it is not in a chroot.
 fn a_mount_point() -> Option<String> {
-    let table = fs::read_to_string("/proc/self/mounts").expect("the mount table");
+    // The table that the plugin reads. A system without an init may have none.
+    let table = fs::read_to_string("/etc/mtab").ok()?;
     let points: Vec<&str> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
