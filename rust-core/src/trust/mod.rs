@@ -599,7 +599,8 @@ pub fn read_key(path: &Path) -> Result<SigningKey, String> {
 /// and those that begin with `#` are passed over.
 pub fn read_host_keys(path: &Path) -> Result<Vec<PublicKey>, String> {
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    let text = files::read(path, Privacy::Public).map_err(|error| error.to_string())?;
+    let text = std::str::from_utf8(&text).map_err(|_| fail(&"is not UTF-8"))?;
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -1201,3 +1201,20 @@ fn a_hostile_broker_makes_nothing_run_that_was_not_sent_nor_twice() {
         assert!(host.runs() <= permitted.len(), "{}", host.runs());
     }
 }
+
+/// Who can write the keys of hosts can answer for them.
+#[test]
+fn keys_of_hosts_that_others_could_have_written_do_not_count() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    let key = SigningKey::generate(Some("web1")).unwrap();
+    std::fs::write(&path, format!("# hosts\n\n{}\n", key.public().to_jwk())).unwrap();
+    let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode));
+    set(0o644).unwrap();
+    assert_eq!(read_host_keys(&path).unwrap()[0].kid(), "web1");
+    set(0o666).unwrap();
+    let why = read_host_keys(&path).unwrap_err();
+    assert!(why.contains("hosts"), "{why}");
+}
