@@ -477,7 +477,7 @@ fn idle_it_costs_little() {
     eprintln!("{time:?} and {sleeps} wake-ups a second, {memory} KiB");
     assert!(time <= Duration::from_millis(1), "{time:?} a second");
     assert!(sleeps <= 10, "{sleeps} wake-ups a second");
-    // What it is exactly depends on the allocator and on what the kernel reads ahead: README has a figure.
-    assert!(memory <= 8 * 1024, "{memory} KiB");
+    // Some hundred KiB depend on what the kernel maps ahead: README has a figure.
+    assert!(memory <= 6 * 1024, "{memory} KiB");
     daemon.stop();
 }
