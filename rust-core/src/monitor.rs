@@ -19,7 +19,7 @@ use crate::logging::{Device, Entered, Logger, Threshold};
 use crate::metrics::{Metric, Metrics, Word};
 use crate::remote::{Links, Remote};
 use crate::rules::intake::Intake;
-use crate::rules::Rules;
+use crate::rules::{Elsewhere, Rules};
 use crate::runner::Client;
 use crate::settings::{Block, Settings};
 use crate::store::{Store, Syncer};
@@ -293,9 +293,14 @@ impl Monitor {
             }
         }
         if let Some(rules) = settings.rules {
+            let (journal, daemon) = (lock(&self.journal).clone(), Arc::clone(&self.daemon));
+            let elsewhere = Elsewhere {
+                remote: settings.remote.as_ref(),
+                not_held: Arc::new(move || not_held(&journal, &*daemon)),
+            };
             let started = Rules::start(
                 rules,
-                settings.remote.as_ref(),
+                elsewhere,
                 Arc::clone(&self.daemon),
                 Arc::clone(&self.intake),
                 inputs_of_rules,
@@ -339,23 +344,10 @@ impl Monitor {
         trust.judge(change)?;
         match &change.by {
             // What a rule does with a plugin is a recovery action, too.
-            Requester::Plugin(name) if name == "monitor" => self.not_held(),
+            Requester::Plugin(name) if name == "monitor" => {
+                not_held(&lock(&self.journal).clone(), &*self.daemon)
+            }
             _ => Ok(()),
-        }
-    }
-
-    fn not_held(&self) -> Result<(), String> {
-        let Some(store) = lock(&self.journal).upgrade() else {
-            return Ok(());
-        };
-        let store = lock(&store);
-        match store.held(self.daemon.now()) {
-            None => Ok(()),
-            Some(hold) => Err(format!(
-                "recovery is on hold for {} until {}",
-                hold.target,
-                iso8601(UNIX_EPOCH + Duration::from_secs(hold.until))
-            )),
         }
     }
 
@@ -517,6 +509,22 @@ impl Running {
                 warn!("the disk of the audit log does not answer, and is not waited for");
             }
         }
+    }
+}
+
+/// Whether recovery actions may be begun. The error says why not, as a part of a sentence.
+fn not_held(store: &Weak<Mutex<Store>>, daemon: &dyn Daemon) -> Result<(), String> {
+    let Some(store) = store.upgrade() else {
+        return Ok(());
+    };
+    let store = lock(&store);
+    match store.held(daemon.now()) {
+        None => Ok(()),
+        Some(hold) => Err(format!(
+            "recovery is on hold for {} until {}",
+            hold.target,
+            iso8601(UNIX_EPOCH + Duration::from_secs(hold.until))
+        )),
     }
 }
 

@@ -40,11 +40,18 @@ pub(super) struct Errand {
 
 /// Where errands are given, or why they cannot be.
 #[derive(Clone)]
-pub(super) struct Errands(Result<mpsc::Sender<Errand>, &'static str>);
+pub(super) struct Errands {
+    queue: Result<mpsc::Sender<Errand>, &'static str>,
+    not_held: NotHeld,
+}
+
+/// Whether recovery actions may be begun, or why not. What runs here, the engine refuses by itself.
+pub(crate) type NotHeld = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 impl Errands {
     pub(super) fn give(&self, errand: Errand) -> Result<(), String> {
-        let queue = self.0.as_ref().map_err(|why| (*why).to_owned())?;
+        (self.not_held)()?;
+        let queue = self.queue.as_ref().map_err(|why| (*why).to_owned())?;
         queue
             .try_send(errand)
             .map_err(|_| "too many commands for other hosts are waiting".to_owned())
@@ -65,10 +72,18 @@ struct Site {
     daemon: Arc<dyn Daemon>,
 }
 
+/// How to reach other hosts.
+pub(crate) struct Elsewhere<'a> {
+    /// The broker, if there is one. Its topics are as in the block, with `%h`.
+    pub(crate) remote: Option<&'a Remote>,
+    /// Asked before each errand.
+    pub(crate) not_held: NotHeld,
+}
+
 /// Reads the keys. There is no courier if this monitor knows no other hosts.
 pub(super) fn prepare(
     settings: &Settings,
-    remote: Option<&Remote>,
+    Elsewhere { remote, not_held }: Elsewhere<'_>,
     daemon: &Arc<dyn Daemon>,
 ) -> Result<(Errands, Option<Courier>), String> {
     let key = settings.key.as_deref().map(trust::read_key).transpose()?;
@@ -111,7 +126,8 @@ pub(super) fn prepare(
                 queue,
                 runtime,
             };
-            return Ok((Errands(Ok(errands)), Some(courier)));
+            let queue = Ok(errands);
+            return Ok((Errands { queue, not_held }, Some(courier)));
         }
     };
     for (there, name) in [
@@ -122,7 +138,8 @@ pub(super) fn prepare(
             warn!("{name} is of no use: {why_not}");
         }
     }
-    Ok((Errands(Err(why_not)), None))
+    let queue = Err(why_not);
+    Ok((Errands { queue, not_held }, None))
 }
 
 impl Courier {

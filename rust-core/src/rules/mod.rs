@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::daemon::{DataSource, DataValue, Notification};
+pub(crate) use errand::Elsewhere;
 pub(crate) use service::Rules;
 pub use service::{Settings, DEFAULT_QUEUE};
 use task::Task;

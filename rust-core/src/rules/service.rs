@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender};
 use tracing::{error, info, warn};
 
-use super::errand::{self, Errands};
+use super::errand::{self, Elsewhere, Errands};
 use super::files::{Directory, Found};
 use super::intake::{Intake, Lane};
 use super::lua::{Broken, Environment, Limits, Source};
@@ -20,7 +20,6 @@ use super::{Handler, Subject};
 use crate::daemon::Daemon;
 use crate::engine::Input;
 use crate::logging::Logger;
-use crate::settings;
 use crate::threads::{self, Failure};
 
 /// How often the files are looked at.
@@ -64,14 +63,14 @@ impl Rules {
     /// Starts to keep these rules in force. Through the broker, if there is one, they reach other hosts.
     pub(crate) fn start(
         settings: Settings,
-        remote: Option<&settings::Remote>,
+        elsewhere: Elsewhere<'_>,
         daemon: Arc<dyn Daemon>,
         intake: Arc<Intake>,
         inputs: Sender<Input>,
         logger: &Logger,
         failure: &Arc<Failure>,
     ) -> Result<Self, String> {
-        let (errands, courier) = errand::prepare(&settings, remote, &daemon)?;
+        let (errands, courier) = errand::prepare(&settings, elsewhere, &daemon)?;
         let no_thread = |error| format!("no thread could be started: {error}");
         let courier = courier.map(|courier| {
             threads::spawn("monitor-errands", logger, failure, || courier.run()).map_err(no_thread)

@@ -56,9 +56,16 @@ impl Fixture {
             key: None,
             host_keys: None,
         };
+        let remote = crate::settings::Remote {
+            command_topic: "commands/%h".to_owned(),
+            ..Default::default()
+        };
         let rules = Rules::start(
             settings,
-            None,
+            Elsewhere {
+                remote: Some(&remote),
+                not_held: Arc::new(|| Err("recovery is on hold".to_owned())),
+            },
             handle(),
             Arc::clone(&intake),
             inputs_in,
@@ -554,4 +561,12 @@ fn a_handler_is_named_by_file_kind_and_name() {
     handler.name = None;
     handler.kind = Kind::Notification;
     assert_eq!(handler.to_string(), "disk::notification");
+}
+
+#[test]
+fn a_hold_stops_what_rules_want_of_other_hosts() {
+    let text = "return function(t) return { host = 'web1', service = 's', command = 'c' } end";
+    let f = Fixture::new(&[("a.lua", text)]);
+    f.value(1.0);
+    f.logged("not run: s c on web1: recovery is on hold", 1);
 }
